@@ -1,0 +1,34 @@
+"""Pure functions on tensors: decompositions, ranks, and the low-rank solver of every metric."""
+
+from .balance import balance
+from .checks import DecompositionError
+from .gram import GramAccumulator
+from .projection import energy, projection_spectrum, top_left_subspace
+from .randomized import Implicit, randomized_svd
+from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
+from .svd import SVDResult, exact_svd, truncated_svd
+from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
+from .two_sided import two_sided
+
+__all__ = [
+    "DecompositionError",
+    "GramAccumulator",
+    "Implicit",
+    "SVDResult",
+    "add_ridge",
+    "balance",
+    "eigh_clamped",
+    "energy",
+    "exact_svd",
+    "projection_spectrum",
+    "randomized_svd",
+    "rank_by_energy",
+    "rank_by_entropy",
+    "rank_by_tolerance",
+    "root_psd",
+    "sqrt_psd",
+    "stable_rank",
+    "top_left_subspace",
+    "truncated_svd",
+    "two_sided",
+]

@@ -1,0 +1,228 @@
+"""Best low-rank approximation in the metric of a second moment, without inverting it.
+
+argmin over rank r of ||(W - What) C^(1/2)||_F is What = U U^T W, where U (m, r) holds the top
+eigenvectors of W C W^T. DRONE (Chen et al. 2021), SVD-LLM (2403.07378) and ROM share it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .checks import check_finite, check_matrix, check_rank, gaussian, own_generator, working_dtype
+from .eigenspace import Eigenspace, eigenspace_width, top_eigenspace
+from .svd import fix_signs
+from .symmetric import symmetric_eigh
+
+logger = logging.getLogger(__name__)
+
+Method = Literal["auto", "exact", "randomized"]
+
+_DOUBLE_SIDE = 512
+_EXACT_SIDE = 1024
+_EXPECTED_APPLIES = 8
+_LEVELS = 8
+
+
+def top_left_subspace(
+    w: Tensor,
+    gram: Tensor | None,
+    rank: int,
+    *,
+    generator: torch.Generator | None = None,
+    method: Method = "auto",
+) -> Tensor:
+    """Orthonormal U (m, rank) minimising ||(W - U U^T W) C^(1/2)||_F.
+
+    w: (m, n). gram: second moment C of the input, (n, n), its diagonal (n,), or None for the
+    identity; any positive semidefinite C serves, however ill-conditioned or rank-deficient.
+    Directions that C does not see complete the basis from W itself, largest first, so that full
+    rank is lossless for every input. Half precisions are computed and returned in float32, sides
+    up to 512 in float64. "auto" takes a dense eigendecomposition up to a side of 1024 and where
+    the rank is large, subspace iteration elsewhere. `generator` (default: seed 0) serves the
+    latter; equal generators give equal results.
+
+    Raises ValueError for a rank outside 1..min(m, n), mismatched shapes, negative diagonals or
+    non-finite entries.
+    """
+    if method not in ("auto", "exact", "randomized"):
+        raise ValueError(f"method must be auto, exact or randomized, got {method!r}")
+    check_rank(rank, _check_pair(w, gram, "gram"))
+    generator = own_generator(generator, torch.device("cpu"))
+    out = working_dtype(w, gram)
+    w, gram, noise = _prepare(w, gram)
+    rows, columns = w.shape
+    if rows <= columns:
+        u = _solve(w, gram, noise, rank, method, generator)
+    else:  # W = Q T, and Q only carries the solution for T back
+        reflectors, scales = torch.geqrf(w)
+        v = _solve(reflectors[:columns].triu(), gram, noise, rank, method, generator)
+        padded = torch.cat([v, v.new_zeros(rows - columns, rank)])
+        u = torch.ormqr(reflectors, scales, padded)
+    return fix_signs(u, u.T)[0].to(out)
+
+
+def projection_spectrum(w: Tensor, gram: Tensor | None) -> Tensor:
+    """Squared singular values of W C^(1/2), (min(m, n),), descending and >= 0.
+
+    w: (m, n). gram as in `top_left_subspace`. The energy that rank r loses is the sum of entries
+    r and later. Values below eps of the first are rounding. Raises as `top_left_subspace`.
+    """
+    _check_pair(w, gram, "gram")
+    out = working_dtype(w, gram)
+    core = w.to(torch.float64 if min(w.shape) <= _DOUBLE_SIDE else out)
+    metric = None if gram is None else gram.to(core)
+    if core.shape[0] > core.shape[1]:
+        core = torch.geqrf(core).a[: core.shape[1]].triu()
+    values = torch.linalg.eigvalsh(_moment(_weigh(core, metric), core))
+    return values.flip(0).clamp_min(0).to(out)
+
+
+def energy(w: Tensor, gram: Tensor | None) -> float:
+    """tr(W C W^T) >= 0: the squared norm of w (m, n) in the metric of `gram`, summed in float64."""
+    _check_pair(w, gram, "gram")
+    core = w.to(working_dtype(w, gram))
+    weighted = _weigh(core, None if gram is None else gram.to(core))
+    return max(0.0, _inner(weighted, core))
+
+
+def _solve(
+    core: Tensor,
+    gram: Tensor | None,
+    noise: float,
+    rank: int,
+    method: Method,
+    generator: torch.Generator,
+) -> Tensor:
+    """Orthonormal (p, rank) for core (p, n) with p <= n, level by level.
+
+    One eigendecomposition resolves eigenvalues down to rounding of its largest. What lies below is
+    resolved again on the deflated core, at its own scale; what C does not see, in the identity.
+    """
+    found = core.new_zeros(core.shape[0], 0)
+    for metric in (gram, None):
+        for _ in range(_LEVELS):
+            residual = _deflate(core, found)
+            missing = rank - found.shape[1]
+            if missing == 0 or _is_rounding(residual, core):
+                break
+            values, vectors, _ = _leading(residual, metric, missing, method, generator)
+            kept = int((values > _cut(core, residual, metric, noise, values)).sum())
+            if kept == 0:
+                break
+            found = _extend(found, vectors[:, : min(kept, missing)])
+    missing = rank - found.shape[1]
+    if missing:  # W itself has no further direction
+        found = _extend(found, gaussian(core.shape[0], missing, core, generator))
+    return found
+
+
+def _leading(
+    core: Tensor, gram: Tensor | None, rank: int, method: Method, generator: torch.Generator
+) -> Eigenspace:
+    """Leading eigenpairs of core C core^T (p, p): all of them if exact, `rank` if randomised."""
+    side, columns = core.shape
+    width = eigenspace_width(rank)
+    weighted = _weigh(core, gram)  # (p, n)
+    exact = method == "exact" or (
+        method == "auto" and (side <= _EXACT_SIDE or width > 0.4 * side)
+    )
+    if not exact:
+        formed = 2 * side * side * (columns + _EXPECTED_APPLIES * width)
+        implicit = 4 * side * columns * width * _EXPECTED_APPLIES
+        moment = _moment(weighted, core) if formed < implicit else None
+
+        def apply(block: Tensor) -> Tensor:
+            return weighted @ (core.T @ block) if moment is None else moment @ block
+
+        total = _inner(weighted, core)
+        space = top_eigenspace(apply, core, side, rank, total, generator=generator)
+        if space.converged:
+            return space
+        logger.warning("subspace iteration did not settle on %s; eigh instead", (side, columns))
+    values, vectors = symmetric_eigh(_moment(weighted, core))
+    return Eigenspace(values, vectors, True)
+
+
+def _cut(
+    core: Tensor, residual: Tensor, gram: Tensor | None, noise: float, values: Tensor
+) -> float:
+    """Size under which eigenvalues of residual C residual^T are rounding.
+
+    Three sources: the eigendecomposition, the deflation, and the entries of C themselves, whose
+    relative rounding `noise` acts like a random symmetric matrix of size sqrt(C_ii C_jj).
+    """
+    side = core.shape[0]
+    eps = torch.finfo(core.dtype).eps
+    spread = gram.diagonal() if gram is not None and gram.ndim == 2 else gram
+    deflation = (side * eps) ** 2 * _inner(_weigh(core, spread), core)
+    entries = noise * _inner(_weigh(residual, spread), residual) / side**0.5
+    return max(32 * eps * float(values[0]), deflation, entries)
+
+
+def _extend(found: Tensor, new: Tensor) -> Tensor:
+    """[found, new] with the columns of `new` made orthonormal and orthogonal to `found`."""
+    if found.shape[1] == 0:
+        return torch.linalg.qr(new).Q
+    for _ in range(2):
+        new = torch.linalg.qr(_deflate(new, found)).Q
+    return torch.cat([found, new], dim=1)
+
+
+def _deflate(core: Tensor, found: Tensor) -> Tensor:
+    return core - found @ (found.T @ core) if found.shape[1] else core
+
+
+def _is_rounding(residual: Tensor, core: Tensor) -> bool:
+    limit = core.shape[0] * torch.finfo(core.dtype).eps * torch.linalg.vector_norm(core)
+    return bool(torch.linalg.vector_norm(residual) <= limit)
+
+
+def _weigh(core: Tensor, gram: Tensor | None) -> Tensor:
+    """core C (p, n)."""
+    if gram is None:
+        return core
+    return core * gram if gram.ndim == 1 else core @ gram
+
+
+def _moment(weighted: Tensor, core: Tensor) -> Tensor:
+    """Symmetric part of weighted core^T (p, p)."""
+    moment = weighted @ core.T
+    return (moment + moment.T) / 2
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum(dtype=torch.float64))
+
+
+def _prepare(w: Tensor, gram: Tensor | None) -> tuple[Tensor, Tensor | None, float]:
+    """Working copies scaled to unit peak, so that products cannot overflow, and the Gram's eps."""
+    out = working_dtype(w, gram)
+    dtype = torch.float64 if min(w.shape) <= _DOUBLE_SIDE else out
+    w = w.to(dtype)
+    w = w / w.abs().max().clamp_min(torch.finfo(dtype).tiny)
+    if gram is None:
+        return w, None, 0.0
+    noise = torch.finfo(gram.dtype).eps
+    gram = gram.to(w)
+    return w, gram / gram.abs().max().clamp_min(torch.finfo(dtype).tiny), noise
+
+
+def _check_pair(w: Tensor, gram: Tensor | None, name: str) -> tuple[int, int]:
+    """Shape of w (m, n), after checking that `gram` is a second moment of n features."""
+    check_matrix(w, "w")
+    rows, columns = w.shape
+    if gram is not None:
+        if tuple(gram.shape) not in ((columns,), (columns, columns)):
+            raise ValueError(
+                f"{name} must be ({columns},) or ({columns}, {columns}) for w {tuple(w.shape)}, "
+                f"got {tuple(gram.shape)}"
+            )
+        check_finite(gram, name)
+        diagonal = gram if gram.ndim == 1 else gram.diagonal()
+        if bool((diagonal < 0).any()):
+            raise ValueError(f"{name} has a negative diagonal; a second moment cannot")
+    return rows, columns

@@ -1,0 +1,102 @@
+"""Decompositions of positive semidefinite matrices whose small eigenvalues may be rounding."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from .checks import DecompositionError, check_matrix, working_dtype
+
+logger = logging.getLogger(__name__)
+
+_DOUBLE_SIDE = 2048
+_NEGATIVE_PART = 1e-2
+
+
+def eigh_clamped(c: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (n,) descending and >= 0, and eigenvectors (n, n), of a second moment c (n, n).
+
+    Computed in float64 for n <= 2048 and in the working dtype above; returned in the working dtype
+    (float32 for half precisions). Negative eigenvalues are rounding of a sum of squares and become
+    zero.
+
+    Raises ValueError if `c` is not square and finite, or if its negative part exceeds 1% of its
+    largest eigenvalue (then it is no second moment); DecompositionError if no driver converges.
+    """
+    check_square(c, "c")
+    out = working_dtype(c)
+    wide = c.to(torch.float64 if c.shape[0] <= _DOUBLE_SIDE else out)
+    values, vectors = symmetric_eigh((wide + wide.T) / 2)
+    if -float(values[-1]) > _NEGATIVE_PART * max(float(values[0]), 0.0):
+        raise ValueError(
+            f"c is not positive semidefinite: eigenvalues span {float(values[-1]):.3g} to "
+            f"{float(values[0]):.3g}; pass a second moment"
+        )
+    return values.clamp_min(0).to(out), vectors.to(out)
+
+
+def symmetric_eigh(c: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (n,) descending and eigenvectors (n, n) of a finite symmetric c, in its dtype.
+
+    Retries once on the CPU in float64 (logged). Raises DecompositionError if that fails too.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(c)
+        if bool(torch.isfinite(values).all()) and bool(torch.isfinite(vectors).all()):
+            return values.flip(0), vectors.flip(1)
+        reason = "non-finite result"
+    except torch.linalg.LinAlgError as failure:
+        reason = str(failure)
+    logger.warning("eigh failed (%s); retrying on the CPU in float64", reason)
+    try:
+        values, vectors = torch.linalg.eigh(c.to("cpu", torch.float64))
+    except torch.linalg.LinAlgError as failure:
+        raise DecompositionError(
+            f"eigh of a finite {tuple(c.shape)} matrix failed: {reason}; then {failure}"
+        ) from failure
+    return values.flip(0).to(c), vectors.flip(1).to(c)
+
+
+def root_psd(c: Tensor) -> Tensor:
+    """Thin root R (n, k) with R R^T = c for c (n, n) of numeric rank k; columns by size.
+
+    Eigenvalues below n * eps of the largest are dropped. A zero matrix gives k = 0.
+    """
+    values, vectors = eigh_clamped(c)
+    kept = values > numeric_cut(values, c.shape[0])
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def sqrt_psd(c: Tensor) -> Tensor:
+    """Symmetric positive semidefinite square root (n, n) of c (n, n)."""
+    values, vectors = eigh_clamped(c)
+    return (vectors * values.sqrt()) @ vectors.T
+
+
+def add_ridge(c: Tensor, relative: float) -> Tensor:
+    """c + relative * trace(c) / n * I for c (n, n), or the same on a diagonal c (n,).
+
+    Raises ValueError for a negative or non-finite `relative`.
+    """
+    if not 0 <= relative < float("inf"):
+        raise ValueError(f"relative ridge must be finite and >= 0, got {relative}")
+    if c.ndim == 1:
+        return c + relative * c.mean()
+    check_square(c, "c")
+    level = relative * c.diagonal().mean()
+    return c + level * torch.eye(c.shape[0], dtype=c.dtype, device=c.device)
+
+
+def check_square(c: Tensor, name: str) -> Tensor:
+    """Return `c` if it is a finite square matrix, else raise TypeError or ValueError."""
+    check_matrix(c, name)
+    if c.shape[0] != c.shape[1]:
+        raise ValueError(f"{name} must be square, got shape {tuple(c.shape)}")
+    return c
+
+
+def numeric_cut(values: Tensor, side: int) -> float:
+    """Size under which descending eigenvalues of a (side, side) matrix are rounding."""
+    return side * torch.finfo(values.dtype).eps * max(float(values[0]), 0.0)
