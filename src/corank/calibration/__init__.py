@@ -1,0 +1,6 @@
+"""Passes over data that fill `site.stats`."""
+
+from .collect import collect
+from .data import Batches, batches
+
+__all__ = ["Batches", "batches", "collect"]

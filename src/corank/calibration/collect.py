@@ -1,0 +1,85 @@
+"""One pass over the data that fills `site.stats` with what was asked for, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..errors import DataError, unknown
+from ..models import Site
+from .data import Batches, batches, to_device
+from .experts import fill_up
+from .inputs import InputPass
+from .losses import Loss
+from .running import call, check_vocabulary, device_of, untouched
+from .statistics import INPUT_NEEDS, LOSS_NEEDS
+
+
+def collect(
+    model: nn.Module,
+    sites: Sequence[Site],
+    needs: Iterable[str],
+    data: Batches | Iterable[Any],
+    *,
+    loss: Loss | None = None,
+) -> list[str]:
+    """Fill `site.stats` of every site with `needs`, in one pass over the data.
+
+    Of the inputs x (n,) of a site, padding left out, n being its columns:
+      "gram" E[x x^T] (n, n), "mean" E[x] (n,), "abs_mean" E|x| (n,), "square_mean" E[x^2] (n,).
+    Of its outputs y (m,) and weight W (m, n), for the loss L of one sample (see `losses`):
+      "output_gram" E[g g^T] (m, m), g = dL/dy per row; "fisher" mean over samples of (dL/dW)^2
+      (m, n); "gradient" mean over samples of dL/dW (m, n).
+    "tokens", the number of rows x behind the means, is always there. The x of an embedding is
+    one-hot: it gets "row_counts" (vocab,), how often each row was looked up, in place of a Gram.
+    All are float32 on the model's device, summed in float64. Sites called with the same tensor
+    share the very same statistics of x. A fused expert sees the tokens routed to it;
+    `experts.fill_up` states what is done for experts that see few. With torch.distributed
+    initialised, rank r takes batches r, r + world, ... and every rank ends with the sums of all.
+
+    The model is left as it was: mode, requires_grad, gradients, hooks, caches, random numbers.
+
+    Returns: notes for the report, such as experts that saw few tokens.
+    Raises: SiteError for activations that are not finite, or a site that the data never reached;
+        DataError for token ids beyond the vocabulary, batches the model does not take, or a
+        missing loss; ValueError for an unknown need.
+    """
+    wanted = check_needs(needs)
+    held = data if isinstance(data, Batches) else batches(data)
+    device = device_of(model)
+    for index, batch in enumerate(held):
+        check_vocabulary(model, batch, index)
+    mine = _share(held)
+    notes = list(held.notes)
+    alone: frozenset[int] = frozenset()
+    while True:  # again only where sites turn out to share their input in some batches, not all
+        inputs = InputPass(model, sites, wanted, device, alone)
+        with untouched(model), inputs, torch.no_grad():
+            for batch in mine:
+                inputs.begin(batch)
+                call(model, to_device(batch, device))
+        if not (diverged := inputs.finish()):
+            break
+        alone |= diverged
+    inputs.store()
+    notes += inputs.notes
+    fill_up(list(sites), notes)
+    return notes
+
+
+def check_needs(needs: Iterable[str]) -> frozenset[str]:
+    """The needs as a set. Raises ValueError for an unknown one, with the nearest names."""
+    wanted = frozenset(needs)
+    for name in wanted - INPUT_NEEDS - LOSS_NEEDS:
+        raise unknown("statistic", name, INPUT_NEEDS | LOSS_NEEDS)
+    return wanted
+
+
+def _share(held: Batches) -> list[Any]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return list(held)
+    return held.items[dist.get_rank() :: dist.get_world_size()]

@@ -1,0 +1,120 @@
+"""What reaches each fused expert, and what to do for one that few tokens reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import SiteError
+from ..layers.experts import gated, routed
+from ..models import Site
+
+_MIXED = ("gram", "mean", "abs_mean", "square_mean", "output_gram")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How tokens were sent to the experts of one module: the arguments of its forward."""
+
+    hidden_states: Tensor  # (tokens, hidden)
+    top_k_index: Tensor  # (tokens, k)
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Routing:
+        names = ("hidden_states", "top_k_index")
+        found = dict(zip(names, args, strict=False)) | {n: kwargs[n] for n in names if n in kwargs}
+        return cls(found["hidden_states"], found["top_k_index"])
+
+
+def project(module: nn.Module, projection: str, expert: int, x: Tensor) -> Tensor:
+    """One expert's gate_up_proj or down_proj at x (rows, in), stored or as an operator."""
+    weight = getattr(module, projection)[expert]
+    return F.linear(x, weight) if isinstance(weight, Tensor) else weight(x)
+
+
+def expert_inputs(
+    module: nn.Module, routing: Routing, keep: Tensor | None
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """(expert, {projection: rows (R, in)}) for each expert that kept tokens were sent to."""
+    index = routing.top_k_index
+    if keep is not None:
+        index = index.masked_fill(~keep[:, None], count_of(module))  # nobody's
+    for expert, token, _ in routed(index, count_of(module)):
+        x = routing.hidden_states[token]
+        inner = gated(module.act_fn, project(module, "gate_up_proj", expert, x))
+        yield expert, {"gate_up_proj": x, "down_proj": inner}
+
+
+def explicit_forward(
+    module: nn.Module, observe: Callable[[str, int, Tensor, Tensor, Tensor], Tensor]
+) -> Callable[..., Tensor]:
+    """A forward for fused experts that shows each projection at work.
+
+    observe(projection, expert, token numbers, x (R, in), y (R, out)) returns the y to go on with.
+    """
+
+    def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        parts: list[tuple[Tensor, Tensor]] = []
+        for expert, token, choice in routed(top_k_index, count_of(module)):
+            x = hidden_states[token]
+            y = project(module, "gate_up_proj", expert, x)
+            y = observe("gate_up_proj", expert, token, x, y)
+            inner = gated(module.act_fn, y)
+            z = project(module, "down_proj", expert, inner)
+            z = observe("down_proj", expert, token, inner, z)
+            parts.append((token, z * top_k_weights[token, choice, None]))
+        out = hidden_states.new_zeros(hidden_states.shape)
+        for token, z in parts:
+            out = out.index_add(0, token, z.to(out.dtype))
+        return out
+
+    return forward
+
+
+def count_of(module: nn.Module) -> int:
+    """How many experts a fused module holds."""
+    return len(module.gate_up_proj)  # type: ignore[arg-type]
+
+
+def fill_up(sites: list[Site], notes: list[str]) -> None:
+    """Mix the pooled statistics of a layer's experts into those of experts that saw few tokens.
+
+    Few is fewer rows N than the input has features n, when the Gram cannot have full rank. Such an
+    expert's means become (N own + (n - N) pooled) / n, where pooled is the mean over all rows of
+    the same projection's collected experts. "tokens" stays N; "fisher", "gradient" stay as found.
+
+    Raises: SiteError if no token reached any of the collected experts of a module.
+    """
+    groups: dict[tuple[str, str], list[Site]] = {}
+    for site in sites:
+        if site.kind == "expert":
+            groups.setdefault(site.expert[:2], []).append(site)
+    for (path, projection), group in groups.items():
+        seen = {site.name: float(site.stats["tokens"]) for site in group}
+        total = sum(seen.values())
+        if total == 0:
+            raise SiteError(
+                f"{path}.{projection}", "no calibration token reached these experts",
+                "Calibrate on more data or take them out of the targets",
+            )  # fmt: skip
+        few = [site for site in group if seen[site.name] < site.shape[1]]
+        names = [name for name in _MIXED if any(name in site.stats for site in group)]
+        pooled: dict[str, Tensor] = {}
+        for name in names if few else ():
+            shares = [s.stats[name] * (seen[s.name] / total) for s in group if seen[s.name]]
+            pooled[name] = sum(shares[1:], shares[0])
+        for site in few:
+            own = seen[site.name] / site.shape[1]
+            for name in names:
+                mixed = pooled[name] * (1 - own)
+                site.stats[name] = mixed + site.stats[name] * own if own else mixed
+        if few:
+            listed = ", ".join(f"{s.expert[2]} ({seen[s.name]:.0f})" for s in few)
+            notes.append(
+                f"{path}.{projection}: fewer than {group[0].shape[1]} tokens reached the experts "
+                f"(tokens) {listed}; the layer's pooled statistics were mixed into theirs"
+            )

@@ -1,0 +1,184 @@
+"""Hooks that hand every site's input, once per shared tensor, to its running sums."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Self, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import SiteError
+from ..models import Site
+from .experts import Routing, expert_inputs
+from .rows import Masks, first_input, geometry_of, kept, patches, unmatched
+from .sharing import Sharing
+from .statistics import InputStatistics, RowCounts
+
+
+@final
+class InputPass:
+    """A context in which running the model accumulates the statistics of its sites' inputs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        needs: frozenset[str],
+        device: torch.device,
+        alone: frozenset[int] = frozenset(),
+    ) -> None:
+        self.model, self.sites, self.needs, self.device = model, list(sites), needs, device
+        self.sharing = Sharing(len(self.sites), alone)
+        self.sums: dict[int, InputStatistics | RowCounts] = {}
+        self.notes: list[str] = []
+        self.batches = 0
+        self._masks = Masks(None, None, False)
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        experts: dict[str, dict[tuple[str, int], int]] = {}
+        for index, site in enumerate(self.sites):
+            if site.kind == "expert":
+                path, projection, number = site.expert
+                experts.setdefault(path, {})[projection, number] = index
+                self.sharing.leader[index] = index
+                self.sums[index] = self._empty(site)
+                continue
+            for module in places(self.model, site):
+                hook = self._hook(index, module)
+                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for path, indices in experts.items():
+            module = self.model.get_submodule(path)
+            hook = self._experts_hook(module, indices)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.sharing.forget()
+
+    def begin(self, batch: Any) -> None:
+        """Before each forward: whose padding to leave out."""
+        self.batches += 1
+        self.sharing.forget()
+        self._masks = Masks.of(self.model, batch)
+
+    def finish(self) -> frozenset[int]:
+        """Sum over the ranks. Returns the sites that must be collected on their own, if any."""
+        self.sharing.check()
+        together = dist.is_available() and dist.is_initialized()
+        if together:
+            self.sharing.agree(self.device)
+        if self.sharing.diverged:
+            return frozenset(self.sharing.diverged)
+        for index, leader in enumerate(self.sharing.leader):
+            if leader is None:
+                raise SiteError(
+                    self.sites[index].where, "the calibration data never reached it",
+                    "Give data that runs it, or take it out of the targets",
+                )  # fmt: skip
+            if leader == index:
+                sums = self.sums.setdefault(index, self._empty(self.sites[index]))
+                if together:
+                    sums.all_reduce()
+                if sums.rows == 0 and self.sites[index].kind != "expert":
+                    raise SiteError(
+                        self.sites[index].where, "all its calibration rows are padding",
+                        "Check the attention_mask",
+                    )  # fmt: skip
+        return frozenset()
+
+    def store(self) -> None:
+        """Put the statistics into the sites: the same tensors for all sites of a group."""
+        results: dict[int, dict[str, Tensor | float]] = {}
+        for index, (site, leader) in enumerate(zip(self.sites, self.sharing.leader, strict=True)):
+            assert leader is not None
+            if leader not in results:
+                results[leader] = self._results(leader)
+            site.stats.update(results[leader])
+
+    def _results(self, index: int) -> dict[str, Tensor | float]:
+        sums = self.sums[index]
+        return sums.results() if sums.rows > 0 else {"tokens": 0.0}
+
+    def _empty(self, site: Site) -> InputStatistics | RowCounts:
+        if site.kind == "embedding":
+            return RowCounts(site.shape[0], self.needs, self.device)
+        return InputStatistics(site.shape[1], self.needs, self.device)
+
+    def _hook(self, index: int, module: nn.Module) -> Any:
+        site = self.sites[index]
+        geometry = geometry_of(module) if site.kind == "conv" else None
+        is_table = site.kind == "embedding"
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = first_input(args, kwargs).detach()
+            mask = self._masks.at(site)
+            view: Hashable = (geometry, is_table, mask is self._masks.main)
+            if not self.sharing.claims(index, x, view):
+                return
+            if geometry is not None:
+                for rows in patches(x, geometry):
+                    self._add(index, rows)
+                return
+            leading = x.shape if is_table else x.shape[:-1]
+            if unmatched(leading, mask):
+                self._note(site)
+            rows = x.reshape(-1) if is_table else x.reshape(-1, x.shape[-1])
+            keep = kept(leading, mask)
+            self._add(index, rows if keep is None else rows[keep.to(rows.device)])
+
+        return before
+
+    def _experts_hook(self, module: nn.Module, indices: dict[tuple[str, int], int]) -> Any:
+        some = self.sites[next(iter(indices.values()))]
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            routing = Routing.of(args, kwargs)
+            mask = self._masks.at(some)
+            leading = routing.hidden_states.shape[:-1]
+            if unmatched(leading, mask):
+                self._note(some)
+            for expert, rows in expert_inputs(module, routing, kept(leading, mask)):
+                for projection, x in rows.items():
+                    if (projection, expert) in indices:
+                        self._add(indices[projection, expert], x.detach())
+
+        return before
+
+    def _add(self, index: int, rows: Tensor) -> None:
+        site = self.sites[index]
+        if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):
+            bad = int((~torch.isfinite(rows)).any(-1).sum())
+            raise SiteError(
+                site.where,
+                f"{bad} of {rows.shape[0]} input rows are not finite in batch {self.batches - 1}",
+                "Run the model in bfloat16 or float32, or look at that batch and the weights",
+            )
+        if index not in self.sums:
+            self.sums[index] = self._empty(site)
+        try:
+            self.sums[index].add(rows)
+        except ValueError as error:
+            raise SiteError(site.where, str(error), "Run the model in float32") from error
+
+    def _note(self, site: Site) -> None:
+        note = f"{site.name}: its rows do not match the attention mask; padding was not left out"
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def places(model: nn.Module, site: Site) -> list[nn.Module]:
+    """The modules that multiply by a site's weight in the way of its first place, each once.
+
+    A head tied to an embedding is another use of the table: its inputs are no token ids.
+    """
+    first = model.get_submodule(site.path)
+    tied = [model.get_submodule(path) for path in site.tied] if site.kind != "embedding" else []
+    same = [module for module in tied if hasattr(module, "num_embeddings") is False]
+    return list({id(module): module for module in (first, *same)}.values())

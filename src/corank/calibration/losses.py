@@ -1,0 +1,5 @@
+from collections.abc import Callable
+from typing import Any
+from torch import Tensor, nn
+
+Loss = Callable[[nn.Module, Any], Tensor]

@@ -1,0 +1,97 @@
+"""Running sums over the inputs of a site."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..linalg import GramAccumulator
+
+#: What a pass without gradients can gather.
+INPUT_NEEDS = frozenset({"gram", "mean", "abs_mean", "square_mean", "row_counts", "tokens"})
+#: What needs a loss and a backward pass.
+LOSS_NEEDS = frozenset({"fisher", "gradient", "output_gram"})
+
+
+@final
+class InputStatistics:
+    """The statistics of one input, shared by all sites that read it. Sums are float64.
+
+    gram: E[x x^T] (n, n); mean: E[x] (n,); abs_mean: E|x| (n,); square_mean: E[x^2] (n,).
+    rows: rows x (n,) added so far; calls: how often rows were added.
+    """
+
+    def __init__(self, n: int, needs: frozenset[str], device: torch.device) -> None:
+        self.needs = needs
+        self.rows = torch.zeros((), dtype=torch.float64, device=device)
+        self.calls = 0
+        self.gram = GramAccumulator(n, device) if "gram" in needs else None
+        self.sums = {
+            name: torch.zeros(n, dtype=torch.float64, device=device)
+            for name in ("mean", "abs_mean", "square_mean")
+            if name in needs
+        }
+
+    def add(self, rows: Tensor) -> None:
+        """Add finite `rows` (R, n)."""
+        self.calls += 1
+        self.rows += rows.shape[0]
+        if self.gram is not None:
+            self.gram.add(rows)
+        exact = rows.double() if self.sums else rows
+        if "mean" in self.sums:
+            self.sums["mean"] += exact.sum(0)
+        if "abs_mean" in self.sums:
+            self.sums["abs_mean"] += exact.abs().sum(0)
+        if "square_mean" in self.sums:
+            self.sums["square_mean"] += exact.square().sum(0)
+
+    def all_reduce(self) -> None:
+        """Sum over the ranks of torch.distributed. Collective."""
+        for total in (self.rows, *self.sums.values()):
+            dist.all_reduce(total)
+        if self.gram is not None:
+            self.gram.all_reduce()
+
+    def results(self) -> dict[str, Tensor | float]:
+        """The statistics asked for, float32, and "tokens", the rows behind them."""
+        found: dict[str, Tensor | float] = {"tokens": float(self.rows)}
+        if self.gram is not None:
+            found["gram"] = self.gram.second_moment()
+        for name, total in self.sums.items():
+            found[name] = (total / self.rows).float()
+        return found
+
+
+@final
+class RowCounts:
+    """How often each row of an embedding (vocab, dim) was looked up; its x is one-hot."""
+
+    def __init__(self, vocab: int, needs: frozenset[str], device: torch.device) -> None:
+        self.needs = needs
+        self.calls = 0
+        self.counts = torch.zeros(vocab, dtype=torch.float64, device=device)
+
+    @property
+    def rows(self) -> Tensor:
+        return self.counts.sum()
+
+    def add(self, ids: Tensor) -> None:
+        """Add token ids (R,)."""
+        self.calls += 1
+        self.counts += torch.bincount(ids, minlength=self.counts.shape[0])
+
+    def all_reduce(self) -> None:
+        """Sum over the ranks of torch.distributed. Collective."""
+        dist.all_reduce(self.counts)
+
+    def results(self) -> dict[str, Tensor | float]:
+        """ "row_counts" (vocab,), "tokens", and the means of the one-hot x, where asked for."""
+        found: dict[str, Tensor | float] = {"tokens": float(self.rows)}
+        found["row_counts"] = self.counts.float()
+        for name in self.needs & {"mean", "abs_mean", "square_mean"}:
+            found[name] = (self.counts / self.rows).float()
+        return found
