@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+from math import prod
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..operators.low_rank import LowRank
+from ..operators.operator import Operator
+from .lazy import dense_of, lazy_dense
+from .linear import as_bias
+from .origin import Origin, initialised
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a convolution looks, in one or two spatial dimensions: nn.Conv1d/2d's arguments."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    padding_mode: str = "zeros"
+
+    @property
+    def pads(self) -> list[int]:
+        """Both sides of every spatial axis, last axis first, as F.pad takes them."""
+        if self.padding == "valid":
+            return [0] * (2 * len(self.kernel_size))
+        if isinstance(self.padding, str):
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            sides = [(total // 2, total - total // 2) for total in totals]
+        else:
+            sides = [(p, p) for p in self.padding]
+        return [side for axis in reversed(sides) for side in axis]
+
+
+@initialised
+@final
+class Convolution(nn.Module):
+    """An operator of shape (out, in * prod(kernel)) in place of nn.Conv1d or nn.Conv2d.
+
+    x (N, in, *spatial) or (in, *spatial) -> the same with out channels. Columns are ordered
+    channel by channel, as in `conv.weight.flatten(1)`.
+    """
+
+    bias: Tensor | None
+    origin: Origin | None = None
+
+    def __init__(
+        self,
+        operator: Operator,
+        bias: Tensor | None = None,
+        *,
+        kernel_size: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...] | str,
+        dilation: tuple[int, ...],
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__()
+        if operator.shape[1] % prod(kernel_size):
+            raise ValueError(
+                f"Convolution: {operator.shape[1]} columns are no multiple of the "
+                f"{prod(kernel_size)} taps of the kernel {kernel_size}"
+            )
+        self.operator = operator
+        self.geometry = Geometry(kernel_size, stride, padding, dilation, padding_mode)
+        self.register_parameter("bias", as_bias(bias, operator.shape[0], "Convolution.bias"))
+
+    @property
+    def in_channels(self) -> int:
+        return self.operator.shape[1] // prod(self.geometry.kernel_size)
+
+    @property
+    def out_channels(self) -> int:
+        return self.operator.shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense kernel (out, in, *kernel)."""
+        shape = (self.out_channels, self.in_channels, *self.geometry.kernel_size)
+        return lazy_dense(self.operator, lambda matrix: matrix.reshape(shape), shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = convolve(self.operator, x, self.geometry)
+        if self.bias is None:
+            return y
+        return y + self.bias.to(y.dtype).view(-1, *[1] * len(self.geometry.kernel_size))
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, {self.geometry}"
+
+
+@singledispatch
+def convolve(op: Operator, x: Tensor, geometry: Geometry) -> Tensor:
+    """x convolved with the kernel of `op`, structure by structure; a dense kernel if need be."""
+    return slide(dense_of(op), x, geometry)
+
+
+@convolve.register
+def _(op: LowRank, x: Tensor, geometry: Geometry) -> Tensor:
+    z = slide(op.a, x, geometry)  # r filters where the kernel looks, then a 1x1 convolution
+    channels = (-1, *[1] * len(geometry.kernel_size))
+    if op.gate is not None:
+        z = z * op.gate.to(z.dtype).view(channels)
+    if op.mask is not None:
+        z = z * op.mask.to(z.dtype).view(channels)
+    convolution = F.conv1d if len(geometry.kernel_size) == 1 else F.conv2d
+    return convolution(z, op.b.view(*op.b.shape, *channels[1:]))
+
+
+def slide(matrix: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+    """x convolved with a kernel given as a matrix (out, in * prod(kernel))."""
+    kernel = matrix.reshape(matrix.shape[0], -1, *geometry.kernel_size)
+    convolution = F.conv1d if len(geometry.kernel_size) == 1 else F.conv2d
+    padding = geometry.padding
+    if geometry.padding_mode != "zeros":
+        x, padding = F.pad(x, geometry.pads, mode=geometry.padding_mode), 0
+    return convolution(x, kernel, None, geometry.stride, padding, geometry.dilation)

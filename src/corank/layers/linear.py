@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..operators.dense import Dense
+from ..operators.low_rank import LowRank
+from ..operators.operator import Operator
+from .lazy import lazy_dense
+from .origin import Origin, initialised
+
+
+@initialised
+@final
+class Linear(nn.Module):
+    """An operator and a bias in place of nn.Linear or, `transposed`, of transformers' Conv1D.
+
+    x (..., in) -> (..., out). State: `operator.*` and `bias`.
+    """
+
+    bias: Tensor | None
+    origin: Origin | None = None
+
+    def __init__(
+        self, operator: Operator, bias: Tensor | None = None, transposed: bool = False
+    ) -> None:
+        super().__init__()
+        self.operator = operator
+        self.transposed = transposed
+        self.register_parameter("bias", as_bias(bias, operator.shape[0], "Linear.bias"))
+
+    @property
+    def in_features(self) -> int:
+        return self.operator.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.operator.shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense matrix as the replaced module stored it: (out, in), or (in, out) transposed."""
+        rows, columns = self.operator.shape
+        if self.transposed:
+            return lazy_dense(self.operator, Tensor.t, (columns, rows))
+        if isinstance(self.operator, Dense):
+            return self.operator.weight
+        return lazy_dense(self.operator, _same, (rows, columns))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apply(self.operator, x, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+@singledispatch
+def apply(op: Operator, x: Tensor, bias: Tensor | None) -> Tensor:
+    """op(x) + bias, in the dtype of op(x) so that autocast's stays; fused where it can be."""
+    y: Tensor = op(x)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+@apply.register
+def _(op: Dense, x: Tensor, bias: Tensor | None) -> Tensor:
+    if hasattr(op, "_hf_hook"):  # an offloaded leaf is fetched by its own forward
+        return apply.dispatch(Operator)(op, x, bias)
+    return F.linear(x, op.weight, bias)
+
+
+@apply.register
+def _(op: LowRank, x: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None or hasattr(op, "_hf_hook"):
+        return apply.dispatch(Operator)(op, x, bias)
+    return F.linear(op.latent(x), op.b, bias)
+
+
+def as_bias(bias: Tensor | None, size: int, what: str) -> nn.Parameter | None:
+    """`bias` as a parameter: the same object if it is one, frozen otherwise."""
+    if bias is None:
+        return None
+    if bias.shape != (size,) or not bias.is_floating_point():
+        raise ValueError(
+            f"{what} must be floating point of shape ({size},), "
+            f"got {bias.dtype} of shape {tuple(bias.shape)}"
+        )
+    return bias if isinstance(bias, nn.Parameter) else nn.Parameter(bias, requires_grad=False)
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight

@@ -1,0 +1,25 @@
+"""Finding the weights of a model, reading them, and putting operators in their place."""
+
+from .blocks import Stack, blocks, stacks
+from .finding import survey
+from .kinds import Refused
+from .places import densify, install, is_rewritten, module_at, read, require_finite
+from .site import Site
+from .targets import Targets, find_sites
+
+__all__ = [
+    "Refused",
+    "Site",
+    "Stack",
+    "Targets",
+    "blocks",
+    "densify",
+    "find_sites",
+    "install",
+    "is_rewritten",
+    "module_at",
+    "read",
+    "require_finite",
+    "stacks",
+    "survey",
+]
