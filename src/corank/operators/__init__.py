@@ -1,0 +1,60 @@
+"""What a weight can be: leaves, combinators, and their skeletons."""
+
+from .block_diagonal import BlockDiagonal
+from .blocks import BlockColumns, BlockRows
+from .cost import dense_flops
+from .dense import Dense
+from .diagonal import Diagonal
+from .hadamard import Hadamard
+from .kron import Kron
+from .low_rank import LowRank
+from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
+from .operator import Operator, trainable
+from .packing import pack, unpack
+from .permutation import Permutation
+from .product import Product
+from .quantise import normal_float, quantise_codebook, quantise_uniform
+from .quantised import Quantised
+from .reflections import Reflections
+from .scaled import Scaled
+from .skeleton import build, describe, storable
+from .sparse import Sparse, sparsify
+from .sum import Sum
+from .transpose import Transpose, adjoint, transpose
+
+__all__ = [
+    "BlockColumns",
+    "BlockDiagonal",
+    "BlockRows",
+    "ColumnNormalised",
+    "Dense",
+    "Diagonal",
+    "Hadamard",
+    "Kron",
+    "LowRank",
+    "Operator",
+    "Permutation",
+    "Product",
+    "Quantised",
+    "Reflections",
+    "RowNormalised",
+    "Scaled",
+    "Sparse",
+    "Sum",
+    "Transpose",
+    "adjoint",
+    "build",
+    "dense_flops",
+    "describe",
+    "normal_float",
+    "normalise_columns",
+    "normalise_rows",
+    "pack",
+    "quantise_codebook",
+    "quantise_uniform",
+    "sparsify",
+    "storable",
+    "trainable",
+    "transpose",
+    "unpack",
+]

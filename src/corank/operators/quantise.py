@@ -1,0 +1,107 @@
+"""Rounding a matrix to the nearest codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .operator import require_matrix
+from .packing import pack
+from .quantised import Quantised
+
+
+def quantise_uniform(
+    weight: Tensor, bits: int = 4, group: int = 64, symmetric: bool = True
+) -> Quantised:
+    """`weight` (out, in) to the nearest of 2**bits evenly spaced values per group.
+
+    Symmetric: 2**bits - 1 values around zero, up to the group's largest magnitude. Otherwise the
+    values span the group's range, widened to hold zero, with a zero point of one byte. `bits` is
+    2..8, `group` counts neighbours in a row. The scales are in the dtype of `weight`.
+    Raises ValueError for other bits, NaN or infinite weights, or weights on the meta device.
+    """
+    grouped = _grouped(weight, group)  # (out, groups, group) fp32 or fp64
+    if symmetric:
+        top = 2 ** (bits - 1) - 1
+        scale = _positive(grouped.abs().amax(-1) / top, weight.dtype)
+        codes = (grouped / _wide(scale)).round().clamp(-top, top) + (top + 1)
+        return _quantised(weight, codes, scale, bits, group, None, None)
+    top = 2**bits - 1
+    low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+    scale = _positive((high - low) / top, weight.dtype)
+    zero = (-low / scale.to(low.dtype)).round().clamp(0, top)
+    codes = ((grouped / _wide(scale)).round() + zero[..., None]).clamp(0, top)
+    return _quantised(weight, codes, scale, bits, group, zero.to(torch.uint8), None)
+
+
+def quantise_codebook(weight: Tensor, codebook: Tensor, group: int = 64) -> Quantised:
+    """`weight` (out, in) to the nearest of `codebook`'s values times the group's magnitude.
+
+    `codebook` is ascending, of 3 to 256 values in [-1, 1]; codes take ceil(log2(its length)) bits.
+    Raises ValueError for another codebook, NaN or infinite weights, or ones on the meta device.
+    """
+    book = codebook.detach()
+    if book.ndim != 1 or not 3 <= book.shape[0] <= 256 or bool((book.diff() <= 0).any()):
+        raise ValueError("codebook must be a vector of 3 to 256 strictly ascending values")
+    grouped = _grouped(weight, group)
+    scale = _positive(grouped.abs().amax(-1), weight.dtype)
+    levels = book.to(weight.dtype)
+    wide = levels.to(grouped.dtype)
+    middles = (wide[1:] + wide[:-1]) / 2
+    codes = torch.bucketize((grouped / _wide(scale)).contiguous(), middles)
+    bits = (book.shape[0] - 1).bit_length()
+    return _quantised(weight, codes, scale, bits, group, None, levels)
+
+
+def normal_float(bits: int = 4) -> Tensor:  # (2**bits,) float32
+    """Quantiles of the normal distribution, scaled to [-1, 1] and with an exact zero.
+
+    For 4 bits this is NF4 (QLoRA, arXiv 2305.14314, appendix E). `bits` is 2..8.
+    """
+    if bits not in range(2, 9):
+        raise ValueError(f"bits must be 2, 3, ... or 8, got {bits}")
+    half = 2 ** (bits - 1)
+    # Both halves start at the mean of 1 - 1/(4 half) and 1 - 1/(4 half - 2), and end at zero.
+    start = 1 - 0.5 * (1 / (4 * half) + 1 / (4 * half - 2))
+    upper = torch.special.ndtri(torch.linspace(start, 0.5, half + 1, dtype=torch.float64))
+    lower = -torch.special.ndtri(torch.linspace(start, 0.5, half, dtype=torch.float64))
+    values = torch.cat([lower[:-1], upper.flip(0)])
+    values[half - 1] = 0.0
+    return (values / values.abs().max()).float()
+
+
+def _grouped(weight: Tensor, group: int) -> Tensor:  # (out, in) -> (out, groups, group)
+    require_matrix(weight, "weight")
+    if group < 1:
+        raise ValueError(f"group must be at least 1, got {group}")
+    if weight.is_meta:
+        raise ValueError("a weight on the meta device has no values to quantise: load it first")
+    if not bool(weight.isfinite().all()):
+        raise ValueError("weight holds NaN or infinite values: mend them before quantising")
+    wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    return F.pad(wide, (0, -weight.shape[1] % group)).unflatten(1, (-1, group))
+
+
+def _positive(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    # As it is stored, so that rounding meets the very scale that decodes; a zero group gets 1.
+    scale = scale.to(dtype)
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
+
+
+def _wide(scale: Tensor) -> Tensor:  # (out, groups) -> (out, groups, 1)
+    return scale.to(torch.promote_types(scale.dtype, torch.float32))[..., None]
+
+
+def _quantised(
+    weight: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bits: int,
+    group: int,
+    zero: Tensor | None,
+    levels: Tensor | None,
+) -> Quantised:
+    shape = (weight.shape[0], weight.shape[1])
+    packed = pack(codes.flatten(1)[:, : shape[1]], bits)
+    return Quantised(packed, scale, shape, bits, group, zero, levels)

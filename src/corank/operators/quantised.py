@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .cost import dense_flops
+from .operator import Operator, leaf, require_matrix, require_vector
+from .packing import packed_width, unpack
+from .skeleton import storable
+from .through import apply_dense
+
+
+@storable
+@final
+class Quantised(Operator):
+    """A matrix in packed codes, one scale per group of `group` neighbours in a row.
+
+    - `codes` (out, ceil(in bits / 8)) uint8, packed row by row as in `packing.pack`;
+    - `scale` (out, ceil(in / group)): the last group of a row may be short;
+    - `zero` (out, ceil(in / group)) uint8 or None, `levels` (at most 2**bits,) or None, not both.
+
+    A code c stands for scale * (c - zero), for scale * levels[c], or, with neither, for
+    scale * (c - 2**(bits - 1)). The backward pass unpacks again instead of keeping the matrix.
+    """
+
+    codes: Tensor
+    zero: Tensor | None
+
+    def __init__(
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        shape: tuple[int, int],
+        bits: int,
+        group: int,
+        zero: Tensor | None = None,
+        levels: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        out, into = shape
+        if group < 1:
+            raise ValueError(f"Quantised.group must be at least 1, got {group}")
+        _require_bytes(codes, "codes", (out, packed_width(into, bits)))
+        require_matrix(scale, "Quantised.scale")
+        groups = (out, -(-into // group))
+        if tuple(scale.shape) != groups:
+            raise ValueError(f"Quantised.scale must be {groups}, got {tuple(scale.shape)}")
+        if zero is not None:
+            _require_bytes(zero, "zero", groups)
+        if levels is not None:
+            require_vector(levels, "Quantised.levels")
+            if zero is not None or levels.shape[0] > 2**bits:
+                raise ValueError(
+                    f"Quantised: levels exclude zero and are at most {2**bits} for {bits} bits"
+                )
+        self.shape, self.bits, self.group = (out, into), bits, group
+        self.numbers_held = MappingProxyType({"codes": out * into})
+        self.scale = leaf(scale)
+        self.levels = None if levels is None else leaf(levels)
+        self.register_buffer("codes", codes)
+        self.register_buffer("zero", zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apply_dense(self, x)
+
+    def dense(self) -> Tensor:
+        into = self.shape[1]
+        codes = unpack(self.codes, self.bits, into)
+        codes = F.pad(codes, (0, -into % self.group)).unflatten(1, (-1, self.group))
+        weight = self._decode(codes) * self.scale[:, :, None]  # (out, groups, group)
+        return weight.flatten(1)[:, :into]
+
+    def flops(self, tokens: int) -> int:
+        return dense_flops(self) + 2 * tokens * self.shape[0] * self.shape[1]
+
+    def _decode(self, codes: Tensor) -> Tensor:  # (out, groups, group), before the scale
+        if self.levels is not None:
+            levels = self.levels.to(self.scale.dtype)
+            return levels.index_select(0, codes.flatten().int()).view(codes.shape)
+        values = codes.to(self.scale.dtype)
+        if self.zero is None:
+            return values - 2 ** (self.bits - 1)
+        return values - self.zero.to(values.dtype)[:, :, None]
+
+
+def _require_bytes(tensor: Tensor, name: str, shape: tuple[int, int]) -> None:
+    if tensor.dtype != torch.uint8 or tuple(tensor.shape) != shape:
+        kind = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise ValueError(f"Quantised.{name} must be uint8 of shape {shape}, got {kind}")
+
+
+@dense_flops.register
+def _dense_flops(op: Quantised) -> int:
+    return (1 if op.levels is not None else 2) * op.shape[0] * op.shape[1]

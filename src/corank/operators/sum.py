@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .cost import dense_flops
+from .low_rank import LowRank
+from .operator import Operator, parts, require_operators
+from .scaled import Scaled
+from .skeleton import storable
+from .transpose import transpose
+
+
+@storable
+@final
+class Sum(Operator):
+    """W1 + W2 + ..., of operators of one shape; sums within it are opened.
+
+    A (scaled) LowRank after the first term is added by the product that makes it, so for a frozen
+    Dense + s * LowRank the backward pass keeps x and x a.T, and nothing else.
+    """
+
+    operators: Sequence[Operator]
+
+    def __init__(self, *operators: Operator) -> None:
+        super().__init__()
+        require_operators(operators, "Sum")
+        terms = [t for op in operators for t in (op.operators if isinstance(op, Sum) else (op,))]
+        if len({term.shape for term in terms}) > 1:
+            shapes = ", ".join(str(term.shape) for term in terms)
+            raise ValueError(f"Sum needs operators of one shape (out, in), got {shapes}")
+        self.shape = terms[0].shape
+        self.operators = parts(terms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self.operators
+        y: Tensor = first(x)
+        for op in others:
+            y = _add(y, op, x)
+        return y
+
+    def dense(self) -> Tensor:
+        return reduce(torch.add, [op.dense() for op in self.operators])
+
+    def flops(self, tokens: int) -> int:
+        added = (len(self.operators) - 1) * tokens * self.shape[0]
+        return sum(op.flops(tokens) for op in self.operators) + added
+
+
+def _add(y: Tensor, op: Operator, x: Tensor) -> Tensor:  # y + op(x)
+    inner = op.operator if isinstance(op, Scaled) else op
+    if not isinstance(inner, LowRank):
+        return y + op(x)
+    scale = op.scale if isinstance(op, Scaled) else 1.0
+    z = inner.latent(x)
+    rows, latents = y.reshape(-1, y.shape[-1]), z.reshape(-1, z.shape[-1])
+    return torch.addmm(rows, latents, inner.b.mT, alpha=scale).view(y.shape)
+
+
+@transpose.register
+def _transpose(op: Sum) -> Operator:
+    return Sum(*(transpose(term) for term in op.operators))
+
+
+@dense_flops.register
+def _dense_flops(op: Sum) -> int:
+    added = (len(op.operators) - 1) * op.shape[0] * op.shape[1]
+    return sum(dense_flops(term) for term in op.operators) + added
