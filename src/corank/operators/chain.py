@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -17,12 +17,13 @@ from .transpose import adjoint_rule
 
 @dataclass(frozen=True)
 class _Link:
-    """A matrix of the chain that is stored (or cheap to fold), or an operator to apply."""
+    """An operator of the chain by its position, or one of a LowRank's two factors (`side`)."""
 
     shape: tuple[int, int]
-    operator: Operator | None = None
-    matrix: Callable[[], Tensor] | None = None
-    adjoint: Callable[[Operator, Tensor], Tensor] | None = None
+    position: int
+    side: int | None = None
+    stored: bool = False
+    adjoint: Callable[[Any, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,72 +33,80 @@ class _Best:
     way: str = "leaf"
 
 
-_Plan = dict[tuple[int, int], _Best]  # (first link, last link) -> the cheapest way
+@dataclass(frozen=True)
+class Chain:
+    """How to multiply operators into a matrix. It holds none of them, so it copies freely."""
+
+    links: tuple[_Link, ...]
+    best: dict[tuple[int, int], _Best]  # (first link, last link) -> the cheapest way
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations of `multiply`."""
+        return self.best[0, len(self.links) - 1].flops
+
+    def multiply(self, operators: Sequence[Operator]) -> Tensor:
+        """The matrix of the operators' product, (out of the first, in of the last)."""
+        return self._evaluate(operators, 0, len(self.links) - 1)
+
+    def _evaluate(self, operators: Sequence[Operator], i: int, j: int) -> Tensor:
+        first, last, step = self.links[i], self.links[j], self.best[i, j]
+        if i == j:
+            op = operators[first.position]
+            return op.factors()[first.side or 0] if isinstance(op, LowRank) else op.dense()
+        if step.way == "forward":
+            rows: Tensor = operators[first.position](self._evaluate(operators, i + 1, j).mT)
+            return rows.mT
+        left = self._evaluate(operators, i, step.cut)
+        if step.way == "adjoint" and last.adjoint is not None:
+            return last.adjoint(operators[last.position], left)
+        return left @ self._evaluate(operators, step.cut + 1, j)
 
 
-def multiply(operators: Sequence[Operator]) -> Tensor:
-    """The matrix of the operators' product, (out of the first, in of the last)."""
-    links = _links(operators)
-    return _evaluate(links, _plan(links), 0, len(links) - 1)
+def plan(operators: Sequence[Operator]) -> Chain:
+    """The cheapest order, by the classical dynamic programme over where to cut the chain.
 
-
-def associate(operators: Sequence[Operator]) -> int:
-    """Floating point operations of `multiply`, by the classical dynamic programme over cuts."""
-    links = _links(operators)
-    return _plan(links)[0, len(links) - 1].flops
-
-
-def _links(operators: Sequence[Operator]) -> list[_Link]:
-    links: list[_Link] = []
-    for op in operators:
-        if isinstance(op, Dense):
-            links.append(_Link(op.shape, matrix=op.dense))
-        elif isinstance(op, LowRank):
-            halves = ((op.shape[0], op.rank), 0), ((op.rank, op.shape[1]), 1)
-            links += [_Link(shape, matrix=partial(_factor, op, side)) for shape, side in halves]
-        else:
-            links.append(_Link(op.shape, operator=op, adjoint=adjoint_rule(op)))
-    return links
-
-
-def _factor(op: LowRank, side: int) -> Tensor:
-    return op.factors()[side]
-
-
-def _plan(links: list[_Link]) -> _Plan:
-    best: _Plan = {}
+    LowRanks are opened into their factors; a structured operator at the end of a part may be
+    applied to the rest of it instead of being written down.
+    """
+    links = [link for place, op in enumerate(operators) for link in _open(op, place)]
+    best: dict[tuple[int, int], _Best] = {}
     for i, link in enumerate(links):
-        best[i, i] = _Best(0 if link.operator is None else dense_flops(link.operator))
+        op = operators[link.position]
+        flops = (
+            op.folding_flops() * (link.side or 0) if isinstance(op, LowRank) else dense_flops(op)
+        )
+        best[i, i] = _Best(flops)
     for span in range(1, len(links)):
         for i in range(len(links) - span):
             j = i + span
-            ways = [way for cut in range(i, j) for way in _ways(links, best, i, cut, j)]
+            ways = [way for cut in range(i, j) for way in _ways(operators, links, best, i, cut, j)]
             best[i, j] = min(ways, key=lambda way: way.flops)
-    return best
+    return Chain(tuple(links), best)
 
 
-def _ways(links: list[_Link], best: _Plan, i: int, cut: int, j: int) -> list[_Best]:
+def _open(op: Operator, place: int) -> list[_Link]:
+    if isinstance(op, LowRank):
+        left, right = (op.shape[0], op.rank), (op.rank, op.shape[1])
+        return [_Link(left, place, 0, True), _Link(right, place, 1, True)]
+    return [_Link(op.shape, place, None, isinstance(op, Dense), adjoint_rule(op))]
+
+
+def _ways(
+    operators: Sequence[Operator],
+    links: list[_Link],
+    best: dict[tuple[int, int], _Best],
+    i: int,
+    cut: int,
+    j: int,
+) -> list[_Best]:
     rows, inner, columns = links[i].shape[0], links[cut].shape[1], links[j].shape[1]
     left, right = best[i, cut].flops, best[cut + 1, j].flops
     ways = [_Best(left + right + 2 * rows * inner * columns, cut, "matmul")]
-    first, last = links[i].operator, links[j].operator
-    if cut == i and first is not None:
-        ways.append(_Best(right + first.flops(columns), cut, "forward"))
-    if cut + 1 == j and last is not None and links[j].adjoint is not None:
-        ways.append(_Best(left + last.flops(rows), cut, "adjoint"))
+    if cut == i and not links[i].stored:
+        apply = operators[links[i].position].flops(columns)
+        ways.append(_Best(right + apply, cut, "forward"))
+    if cut + 1 == j and not links[j].stored and links[j].adjoint is not None:
+        apply = operators[links[j].position].flops(rows)
+        ways.append(_Best(left + apply, cut, "adjoint"))
     return ways
-
-
-def _evaluate(links: list[_Link], best: _Plan, i: int, j: int) -> Tensor:
-    first, last, step = links[i], links[j], best[i, j]
-    if i == j and first.matrix is not None:
-        return first.matrix()
-    if first.operator is not None and i == j:
-        return first.operator.dense()
-    if first.operator is not None and step.way == "forward":
-        out: Tensor = first.operator(_evaluate(links, best, i + 1, j).mT)
-        return out.mT
-    left = _evaluate(links, best, i, step.cut)
-    if last.operator is not None and last.adjoint is not None and step.way == "adjoint":
-        return last.adjoint(last.operator, left)
-    return left @ _evaluate(links, best, step.cut + 1, j)

@@ -6,7 +6,7 @@ from typing import final
 
 from torch import Tensor
 
-from .chain import associate, multiply
+from .chain import plan
 from .cost import dense_flops
 from .operator import Operator, parts, require_operators
 from .skeleton import storable
@@ -38,6 +38,7 @@ class Product(Operator):
                 )
         self.shape = (opened[0].shape[0], opened[-1].shape[1])
         self.operators = parts(opened)
+        self._chain = plan(opened)
 
     def forward(self, x: Tensor) -> Tensor:
         for op in reversed(self.operators):
@@ -45,7 +46,7 @@ class Product(Operator):
         return x
 
     def dense(self) -> Tensor:
-        return multiply(self.operators)
+        return self._chain.multiply(self.operators)
 
     def flops(self, tokens: int) -> int:
         return sum(op.flops(tokens) for op in self.operators)
@@ -58,4 +59,4 @@ def _transpose(op: Product) -> Operator:
 
 @dense_flops.register
 def _dense_flops(op: Product) -> int:
-    return associate(op.operators)
+    return op._chain.flops

@@ -52,11 +52,13 @@ class Sum(Operator):
 
 
 def _add(y: Tensor, op: Operator, x: Tensor) -> Tensor:  # y + op(x)
-    inner = op.operator if isinstance(op, Scaled) else op
+    inner, scale = (op.operator, op.scale) if isinstance(op, Scaled) else (op, 1.0)
     if not isinstance(inner, LowRank):
-        return y + op(x)
-    scale = op.scale if isinstance(op, Scaled) else 1.0
+        added: Tensor = y + op(x)
+        return added
     z = inner.latent(x)
+    if y.ndim == 2:
+        return torch.addmm(y, z, inner.b.mT, alpha=scale)
     rows, latents = y.reshape(-1, y.shape[-1]), z.reshape(-1, z.shape[-1])
     return torch.addmm(rows, latents, inner.b.mT, alpha=scale).view(y.shape)
 
