@@ -1,0 +1,88 @@
+"""Modules that no library but ours knows how to save: tensors, and a skeleton beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import FormatError
+from .record import read_header, require_sealed, seal, verify
+from .shards import ShardWriter
+from .skeletons import describe_model, join, rebuild, unshared_state
+
+SKELETON = "corank.json"
+
+
+def save_plain(model: nn.Module, folder: Path, shard_bytes: int) -> None:
+    """Write the tensors, each once, and the skeleton into an empty folder."""
+    writer = ShardWriter(folder, shard_bytes)
+    for name, tensor in unshared_state(model).items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} in the state dict is a {type(tensor).__name__}, not a tensor")
+        writer.add(name, tensor)
+    skeleton = seal(describe_model(model) | {"files": writer.finish()})
+    text = json.dumps(skeleton, indent=2, sort_keys=True) + "\n"
+    (folder / SKELETON).write_text(text, encoding="utf-8")
+
+
+def load_plain(folder: Path, builder: Callable[[], nn.Module]) -> nn.Module:
+    """The module that `builder` makes, with the operators and values of the folder."""
+    skeleton = read_skeleton(folder)
+    files = [folder / name for name in skeleton["files"]]
+    verify(files, skeleton["files"])
+    model = builder()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"builder must return an nn.Module, not a {type(model).__name__}")
+    rebuild(model, skeleton, _same)
+    values = _read(files)
+    _require_fit(model, values, skeleton["shared"])
+    for alias, source in skeleton["shared"].items():
+        values[alias] = values[source]
+    model.load_state_dict(values, strict=True, assign=True)
+    join(model, skeleton, _same)
+    return model
+
+
+def read_skeleton(folder: Path) -> dict[str, Any]:
+    """The sealed skeleton of a folder. Raises FormatError if it is not ours, edited or newer."""
+    file = folder / SKELETON
+    try:
+        skeleton = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{file} is truncated or is no JSON: {error}") from error
+    if not isinstance(skeleton, dict):
+        raise FormatError(f"{file} does not hold a skeleton")
+    require_sealed(skeleton, str(file))
+    return skeleton
+
+
+def _read(files: list[Path]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    values: dict[str, Tensor] = {}
+    for file in files:
+        read_header(file)
+        values |= load_file(file)
+    return values
+
+
+def _require_fit(model: nn.Module, values: Mapping[str, Tensor], shared: Mapping[str, str]) -> None:
+    wanted = {name: t for name, t in model.state_dict().items() if name not in shared}
+    problems = [f"{name} is not in the files" for name in wanted if name not in values]
+    problems += [f"{name} is not in the builder's module" for name in values if name not in wanted]
+    problems += [
+        f"{name} is {tuple(values[name].shape)} in the files and {tuple(t.shape)} in the module"
+        for name, t in wanted.items()
+        if name in values and t.shape != values[name].shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise FormatError(f"the builder makes another module: {'; '.join(problems[:3])}{more}")
+
+
+def _same(path: str) -> str:
+    return path
