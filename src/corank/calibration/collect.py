@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..errors import DataError, unknown
+from ..errors import unknown
 from ..models import Site
 from .data import Batches, batches, to_device
 from .experts import fill_up
+from .gradients import GradientPass
 from .inputs import InputPass
-from .losses import Loss
+from .losses import Loss, weighted_loss
 from .running import call, check_vocabulary, device_of, untouched
 from .statistics import INPUT_NEEDS, LOSS_NEEDS
 
@@ -53,19 +55,30 @@ def collect(
     device = device_of(model)
     for index, batch in enumerate(held):
         check_vocabulary(model, batch, index)
-    mine = _share(held)
+    mine = share(held)
+    seed = sites[0].seed if sites else 0
     notes = list(held.notes)
     alone: frozenset[int] = frozenset()
     while True:  # again only where sites turn out to share their input in some batches, not all
         inputs = InputPass(model, sites, wanted, device, alone)
-        with untouched(model), inputs, torch.no_grad():
-            for batch in mine:
+        gradients = GradientPass(model, sites, wanted, device) if wanted & LOSS_NEEDS else None
+        with untouched(model), inputs, gradients or nullcontext():
+            for number, batch in mine:
+                batch = to_device(batch, device)
                 inputs.begin(batch)
-                call(model, to_device(batch, device))
+                if gradients is None:
+                    with torch.no_grad():
+                        call(model, batch)
+                else:
+                    generator = torch.Generator().manual_seed(seed + number)
+                    _learn(model, batch, loss, gradients, generator, "gradient" in wanted)
         if not (diverged := inputs.finish()):
             break
         alone |= diverged
     inputs.store()
+    if gradients is not None:
+        gradients.finish()
+        gradients.store()
     notes += inputs.notes
     fill_up(list(sites), notes)
     return notes
@@ -79,7 +92,23 @@ def check_needs(needs: Iterable[str]) -> frozenset[str]:
     return wanted
 
 
-def _share(held: Batches) -> list[Any]:
+def _learn(
+    model: nn.Module,
+    batch: Any,
+    loss: Loss | None,
+    gradients: GradientPass,
+    generator: torch.Generator,
+    gradient: bool,
+) -> None:
+    gradients.begin(batch)
+    with torch.enable_grad():
+        scalar, factors = weighted_loss(model, batch, loss, generator, gradient)
+    gradients.backward(scalar, factors)
+
+
+def share(held: Batches) -> list[tuple[int, Any]]:
+    """This rank's batches, numbered over all ranks."""
+    numbered = list(enumerate(held))
     if not (dist.is_available() and dist.is_initialized()):
-        return list(held)
-    return held.items[dist.get_rank() :: dist.get_world_size()]
+        return numbered
+    return numbered[dist.get_rank() :: dist.get_world_size()]

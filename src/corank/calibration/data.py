@@ -81,7 +81,7 @@ def batches(
 
     if isinstance(data, (str, os.PathLike)):
         return from_texts(read_documents(data, notes), pack is not False)
-    if isinstance(data, Tensor) or isinstance(data, Mapping):
+    if isinstance(data, (Tensor, Mapping)):
         data = [data]
     if hasattr(data, "column_names"):
         column = _text_column(data)

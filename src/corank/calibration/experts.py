@@ -45,27 +45,29 @@ def expert_inputs(
         index = index.masked_fill(~keep[:, None], count_of(module))  # nobody's
     for expert, token, _ in routed(index, count_of(module)):
         x = routing.hidden_states[token]
-        inner = gated(module.act_fn, project(module, "gate_up_proj", expert, x))
+        inner = gated(_activation(module), project(module, "gate_up_proj", expert, x))
         yield expert, {"gate_up_proj": x, "down_proj": inner}
 
 
 def explicit_forward(
-    module: nn.Module, observe: Callable[[str, int, Tensor, Tensor, Tensor], Tensor]
+    module: nn.Module, observe: Callable[[str, int, Tensor, int, Tensor, Tensor], Tensor]
 ) -> Callable[..., Tensor]:
     """A forward for fused experts that shows each projection at work.
 
-    observe(projection, expert, token numbers, x (R, in), y (R, out)) returns the y to go on with.
+    observe(projection, expert, token numbers, tokens in all, x (R, in), y (R, out)) returns the
+    y to go on with.
     """
 
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         parts: list[tuple[Tensor, Tensor]] = []
+        tokens = hidden_states.shape[0]
         for expert, token, choice in routed(top_k_index, count_of(module)):
             x = hidden_states[token]
             y = project(module, "gate_up_proj", expert, x)
-            y = observe("gate_up_proj", expert, token, x, y)
-            inner = gated(module.act_fn, y)
+            y = observe("gate_up_proj", expert, token, tokens, x, y)
+            inner = gated(_activation(module), y)
             z = project(module, "down_proj", expert, inner)
-            z = observe("down_proj", expert, token, inner, z)
+            z = observe("down_proj", expert, token, tokens, inner, z)
             parts.append((token, z * top_k_weights[token, choice, None]))
         out = hidden_states.new_zeros(hidden_states.shape)
         for token, z in parts:
@@ -73,6 +75,10 @@ def explicit_forward(
         return out
 
     return forward
+
+
+def _activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    return module.act_fn  # type: ignore[return-value]
 
 
 def count_of(module: nn.Module) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any, Self, final
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,9 @@ from .rows import Masks, first_input, geometry_of, kept, patches, unmatched
 from .sharing import Sharing
 from .statistics import InputStatistics, RowCounts
 
+#: Shown each (site index, rows (R, n)) that a pass adds.
+Sink = Callable[[int, Tensor], None]
+
 
 @final
 class InputPass:
@@ -29,16 +32,23 @@ class InputPass:
         needs: frozenset[str],
         device: torch.device,
         alone: frozenset[int] = frozenset(),
+        sink: Sink | None = None,
+        routes: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """sink: shown every (site index, rows) as it is added; routes: top_k_index to use per
+        experts' module in place of its own, (tokens, k)."""
         self.model, self.sites, self.needs, self.device = model, list(sites), needs, device
         self.sharing = Sharing(len(self.sites), alone)
         self.sums: dict[int, InputStatistics | RowCounts] = {}
         self.notes: list[str] = []
         self.batches = 0
+        self.order: list[int] = []  # sites as they are first called
+        self.routes: dict[str, Tensor] = {}  # where each experts' module sent its tokens, last
+        self._sink, self._given_routes = sink, routes
         self._masks = Masks(None, None, False)
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> InputPass:
         experts: dict[str, dict[tuple[str, int], int]] = {}
         for index, site in enumerate(self.sites):
             if site.kind == "expert":
@@ -52,7 +62,7 @@ class InputPass:
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         for path, indices in experts.items():
             module = self.model.get_submodule(path)
-            hook = self._experts_hook(module, indices)
+            hook = self._experts_hook(path, module, indices)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
@@ -96,7 +106,7 @@ class InputPass:
     def store(self) -> None:
         """Put the statistics into the sites: the same tensors for all sites of a group."""
         results: dict[int, dict[str, Tensor | float]] = {}
-        for index, (site, leader) in enumerate(zip(self.sites, self.sharing.leader, strict=True)):
+        for site, leader in zip(self.sites, self.sharing.leader, strict=True):
             assert leader is not None
             if leader not in results:
                 results[leader] = self._results(leader)
@@ -120,6 +130,8 @@ class InputPass:
             x = first_input(args, kwargs).detach()
             mask = self._masks.at(site)
             view: Hashable = (geometry, is_table, mask is self._masks.main)
+            if not self.sharing.calls[index]:
+                self.order.append(index)
             if not self.sharing.claims(index, x, view):
                 return
             if geometry is not None:
@@ -135,11 +147,16 @@ class InputPass:
 
         return before
 
-    def _experts_hook(self, module: nn.Module, indices: dict[tuple[str, int], int]) -> Any:
+    def _experts_hook(
+        self, path: str, module: nn.Module, indices: dict[tuple[str, int], int]
+    ) -> Any:
         some = self.sites[next(iter(indices.values()))]
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             routing = Routing.of(args, kwargs)
+            self.routes[path] = routing.top_k_index
+            if self._given_routes is not None:
+                routing = Routing(routing.hidden_states, self._given_routes[path])
             mask = self._masks.at(some)
             leading = routing.hidden_states.shape[:-1]
             if unmatched(leading, mask):
@@ -162,6 +179,8 @@ class InputPass:
             )
         if index not in self.sums:
             self.sums[index] = self._empty(site)
+        if self._sink is not None:
+            self._sink(index, rows)
         try:
             self.sums[index].add(rows)
         except ValueError as error:

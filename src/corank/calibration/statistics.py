@@ -15,6 +15,8 @@ INPUT_NEEDS = frozenset({"gram", "mean", "abs_mean", "square_mean", "row_counts"
 #: What needs a loss and a backward pass.
 LOSS_NEEDS = frozenset({"fisher", "gradient", "output_gram"})
 
+_CHUNK = 4096
+
 
 @final
 class InputStatistics:
@@ -95,3 +97,27 @@ class RowCounts:
         for name in self.needs & {"mean", "abs_mean", "square_mean"}:
             found[name] = (self.counts / self.rows).float()
         return found
+
+
+@final
+class CrossMoment:
+    """E[x0 x^T] (n, n) over pairs of rows, products in float32, summed in float64."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.total = torch.zeros(n, n, dtype=torch.float64, device=device)
+        self.rows = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, original: Tensor, x: Tensor) -> None:
+        """Add rows x0 and x, both (R, n)."""
+        for part, other in zip(original.split(_CHUNK), x.split(_CHUNK), strict=True):
+            self.total += part.float().T @ other.float()
+        self.rows += x.shape[0]
+
+    def all_reduce(self) -> None:
+        """Sum over the ranks of torch.distributed. Collective."""
+        dist.all_reduce(self.total)
+        dist.all_reduce(self.rows)
+
+    def result(self) -> Tensor:
+        """The mean, float32."""
+        return (self.total / self.rows).float()
