@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import reduce
 from math import prod
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..operators.low_rank import LowRank
 from ..operators.operator import Operator
+from ..operators.product import Product
+from ..operators.scaled import Scaled
+from ..operators.sum import Sum
 from .lazy import dense_of, lazy_dense
 from .linear import as_bias
 from .origin import Origin, initialised
+from .rules import Rules, rule
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Convolution(nn.Module):
     channel by channel, as in `conv.weight.flatten(1)`.
     """
 
-    bias: Tensor | None
+    bias: nn.Parameter | None
     origin: Origin | None = None
 
     def __init__(
@@ -95,14 +100,22 @@ class Convolution(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, {self.geometry}"
 
 
-@singledispatch
+_CONVOLVE: Rules = {}
+
+
 def convolve(op: Operator, x: Tensor, geometry: Geometry) -> Tensor:
     """x convolved with the kernel of `op`, structure by structure; a dense kernel if need be."""
+    convolved = _CONVOLVE.get(type(op), _dense_convolve)
+    out: Tensor = convolved(op, x, geometry)
+    return out
+
+
+def _dense_convolve(op: Operator, x: Tensor, geometry: Geometry) -> Tensor:
     return slide(dense_of(op), x, geometry)
 
 
-@convolve.register
-def _(op: LowRank, x: Tensor, geometry: Geometry) -> Tensor:
+@rule(_CONVOLVE, LowRank)
+def _low_rank_convolve(op: LowRank, x: Tensor, geometry: Geometry) -> Tensor:
     z = slide(op.a, x, geometry)  # r filters where the kernel looks, then a 1x1 convolution
     channels = (-1, *[1] * len(geometry.kernel_size))
     if op.gate is not None:
@@ -110,14 +123,34 @@ def _(op: LowRank, x: Tensor, geometry: Geometry) -> Tensor:
     if op.mask is not None:
         z = z * op.mask.to(z.dtype).view(channels)
     convolution = F.conv1d if len(geometry.kernel_size) == 1 else F.conv2d
-    return convolution(z, op.b.view(*op.b.shape, *channels[1:]))
+    return convolution(z, op.b.reshape(*op.b.shape, *channels[1:]))
+
+
+@rule(_CONVOLVE, Sum)
+def _sum_convolve(op: Sum, x: Tensor, geometry: Geometry) -> Tensor:
+    return reduce(torch.add, [convolve(term, x, geometry) for term in op.operators])
+
+
+@rule(_CONVOLVE, Scaled)
+def _scaled_convolve(op: Scaled, x: Tensor, geometry: Geometry) -> Tensor:
+    return op.scale * convolve(op.operator, x, geometry)
+
+
+@rule(_CONVOLVE, Product)
+def _product_convolve(op: Product, x: Tensor, geometry: Geometry) -> Tensor:
+    *others, first = op.operators  # the one that meets x slides, the others mix channels
+    channels = -1 - len(geometry.kernel_size)
+    y = convolve(first, x, geometry).movedim(channels, -1)
+    for factor in reversed(others):
+        y = factor(y)
+    return y.movedim(-1, channels)
 
 
 def slide(matrix: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     """x convolved with a kernel given as a matrix (out, in * prod(kernel))."""
     kernel = matrix.reshape(matrix.shape[0], -1, *geometry.kernel_size)
     convolution = F.conv1d if len(geometry.kernel_size) == 1 else F.conv2d
-    padding = geometry.padding
+    padding: tuple[int, ...] | str | int = geometry.padding
     if geometry.padding_mode != "zeros":
         x, padding = F.pad(x, geometry.pads, mode=geometry.padding_mode), 0
     return convolution(x, kernel, None, geometry.stride, padding, geometry.dilation)

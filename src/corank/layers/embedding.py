@@ -1,17 +1,22 @@
 from __future__ import annotations
 
-from functools import singledispatch
+from functools import reduce
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
 from ..operators.operator import Operator
+from ..operators.product import Product
+from ..operators.scaled import Scaled
+from ..operators.sum import Sum
 from .lazy import dense_of, lazy_dense
 from .linear import as_bias
 from .origin import Origin, initialised
+from .rules import Rules, rule
 
 
 @initialised
@@ -24,7 +29,7 @@ class Embedding(nn.Module):
     head can share the operator.
     """
 
-    bias: Tensor | None
+    bias: nn.Parameter | None
     embed_scale: Tensor | None
     origin: Origin | None = None
 
@@ -66,17 +71,51 @@ class Embedding(nn.Module):
         return f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}"
 
 
-@singledispatch
+_ROWS: Rules = {}
+
+
 def rows(op: Operator, ids: Tensor, padding_idx: int | None = None) -> Tensor:
-    """op.dense()[ids], of shape (..., in): the row `padding_idx` gets no gradient."""
+    """op.dense()[ids], of shape (..., in), structure by structure where a rule is known.
+
+    The leaves that hold the row `padding_idx` get no gradient from it. The dtype is the leaves'
+    also under autocast, as nn.Embedding's is.
+    """
+    looked_up = _ROWS.get(type(op), _dense_rows)
+    out: Tensor = looked_up(op, ids, padding_idx)
+    return out.to(op.dtype)
+
+
+def _dense_rows(op: Operator, ids: Tensor, padding_idx: int | None) -> Tensor:
     return F.embedding(ids, dense_of(op), padding_idx)
 
 
-@rows.register
-def _(op: LowRank, ids: Tensor, padding_idx: int | None = None) -> Tensor:
-    z = F.embedding(ids, op.b, padding_idx)  # (..., r)
+@rule(_ROWS, LowRank)
+def _low_rank_rows(op: LowRank, ids: Tensor, padding_idx: int | None) -> Tensor:
+    return _times_right(op, F.embedding(ids, op.b, padding_idx))
+
+
+@rule(_ROWS, Sum)
+def _sum_rows(op: Sum, ids: Tensor, padding_idx: int | None) -> Tensor:
+    return reduce(torch.add, [rows(term, ids, padding_idx) for term in op.operators])
+
+
+@rule(_ROWS, Scaled)
+def _scaled_rows(op: Scaled, ids: Tensor, padding_idx: int | None) -> Tensor:
+    return op.scale * rows(op.operator, ids, padding_idx)
+
+
+@rule(_ROWS, Product)
+def _product_rows(op: Product, ids: Tensor, padding_idx: int | None) -> Tensor:
+    first, *others = op.operators
+    y = rows(first, ids, padding_idx)
+    for factor in others:
+        y = _times_right(factor, y @ factor.b) if type(factor) is LowRank else y @ dense_of(factor)
+    return y
+
+
+def _times_right(op: LowRank, z: Tensor) -> Tensor:  # (..., r) -> (..., in): z diag(gate) a
     if op.gate is not None:
         z = z * op.gate
     if op.mask is not None:
         z = z * op.mask.to(z.dtype)
-    return (z @ op.a).to(z.dtype)  # autocast must not lower what nn.Embedding keeps
+    return z @ op.a

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from itertools import pairwise
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ class Experts(nn.Module):
     weight is zero where it was not chosen: no graph break, at `experts / k` times the work.
     """
 
+    gate_up_proj: MutableSequence[Operator]
+    down_proj: MutableSequence[Operator]
     origin: Origin | None = None
 
     def __init__(
@@ -31,8 +33,8 @@ class Experts(nn.Module):
         act_fn: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
-        self.gate_up_proj = nn.ModuleList(gate_up_proj)
-        self.down_proj = nn.ModuleList(down_proj)
+        self.gate_up_proj = _modules(gate_up_proj)
+        self.down_proj = _modules(down_proj)
         self.act_fn = act_fn
         self.rewritten: set[tuple[str, int]] = set()  # (projection, expert) given an operator
         if len(self.gate_up_proj) != len(self.down_proj):
@@ -64,6 +66,10 @@ class Experts(nn.Module):
 
     def _expert(self, expert: int, x: Tensor) -> Tensor:
         return self.down_proj[expert](gated(self.act_fn, self.gate_up_proj[expert](x)))
+
+
+def _modules(operators: Iterable[Operator]) -> MutableSequence[Operator]:
+    return cast("MutableSequence[Operator]", nn.ModuleList(operators))
 
 
 def gated(act_fn: Callable[[Tensor], Tensor], gate_up: Tensor) -> Tensor:

@@ -43,9 +43,7 @@ class _Lazy(Tensor):
         dtype: torch.dtype,
         device: torch.device,
     ) -> _Lazy:
-        self: _Lazy = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, shape, dtype=dtype, device=device
-        )
+        self: _Lazy = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         self._make = make
         return self
 
@@ -57,7 +55,9 @@ class _Lazy(Tensor):
         return func(*tree_map(_made, args), **tree_map(_made, kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return func(*tree_map(_made, args), **tree_map(_made, kwargs or {}))
 
     def __reduce_ex__(self, protocol: Any) -> Any:

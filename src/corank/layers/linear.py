@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import singledispatch
 from typing import final
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from ..operators.low_rank import LowRank
 from ..operators.operator import Operator
 from .lazy import lazy_dense
 from .origin import Origin, initialised
+from .rules import Rules, rule
 
 
 @initialised
@@ -21,7 +21,7 @@ class Linear(nn.Module):
     x (..., in) -> (..., out). State: `operator.*` and `bias`.
     """
 
-    bias: Tensor | None
+    bias: nn.Parameter | None
     origin: Origin | None = None
 
     def __init__(
@@ -57,24 +57,26 @@ class Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-@singledispatch
+_APPLY: Rules = {}
+
+
 def apply(op: Operator, x: Tensor, bias: Tensor | None) -> Tensor:
     """op(x) + bias, in the dtype of op(x) so that autocast's stays; fused where it can be."""
-    y: Tensor = op(x)
-    return y if bias is None else y + bias.to(y.dtype)
+    fused = _APPLY.get(type(op))
+    if bias is None or fused is None or hasattr(op, "_hf_hook"):
+        y: Tensor = op(x)  # accelerate fetches an offloaded leaf in the operator's own forward
+        return y if bias is None else y + bias.to(y.dtype)
+    out: Tensor = fused(op, x, bias)
+    return out
 
 
-@apply.register
-def _(op: Dense, x: Tensor, bias: Tensor | None) -> Tensor:
-    if hasattr(op, "_hf_hook"):  # an offloaded leaf is fetched by its own forward
-        return apply.dispatch(Operator)(op, x, bias)
+@rule(_APPLY, Dense)
+def _apply_dense(op: Dense, x: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x, op.weight, bias)
 
 
-@apply.register
-def _(op: LowRank, x: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is None or hasattr(op, "_hf_hook"):
-        return apply.dispatch(Operator)(op, x, bias)
+@rule(_APPLY, LowRank)
+def _apply_low_rank(op: LowRank, x: Tensor, bias: Tensor) -> Tensor:
     return F.linear(op.latent(x), op.b, bias)
 
 

@@ -3,8 +3,9 @@
 from .blocks import Stack, blocks, stacks
 from .finding import survey
 from .kinds import Refused
-from .places import densify, install, is_rewritten, module_at, read, require_finite
+from .places import densify, install, is_rewritten, module_at, read, read_bias, require_finite
 from .site import Site
+from .snapshot import snapshot
 from .targets import Targets, find_sites
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "is_rewritten",
     "module_at",
     "read",
+    "read_bias",
     "require_finite",
+    "snapshot",
     "stacks",
     "survey",
 ]

@@ -25,10 +25,10 @@ def survey(model: nn.Module, seed: int = 0) -> tuple[list[Site], list[Refused]]:
     found, refused = _weights(model)
     sites: list[Site] = []
     pool: dict[str, Any] = {}
-    indices, ends = layer_indices(model), _ends(model)
+    indices, ends, owners = layer_indices(model), _ends(model), _owners(model)
     for group in _groups(found):
         first, others = group[0], tuple(weight.path for weight in group[1:])
-        reason = _broken_tie(group)
+        reason = _broken_tie(group, owners)
         if reason is not None:
             refused += [Refused(weight.path, reason) for weight in group]
             continue
@@ -61,7 +61,7 @@ def survey(model: nn.Module, seed: int = 0) -> tuple[list[Site], list[Refused]]:
 @dataclass(frozen=True)
 class _Weight:
     path: str
-    module: nn.Module
+    module: Any
     kind: str
     identity: tuple[int, ...]  # of what makes two places one weight
 
@@ -77,7 +77,8 @@ def _weights(model: nn.Module) -> tuple[list[_Weight], list[Refused]]:
             kind = kind_of(module)
         except RefusedModule as refusal:
             refused.append(Refused(path, str(refusal)))
-            inside.append(path + "." if any(module.children()) else path)
+            if refusal.whole:
+                inside.append(path + ".")
             continue
         if kind is not None:
             found.append(_Weight(path, module, kind, _identity(module, kind)))
@@ -85,11 +86,9 @@ def _weights(model: nn.Module) -> tuple[list[_Weight], list[Refused]]:
     return found, refused
 
 
-def _identity(module: nn.Module, kind: str) -> tuple[int, ...]:
-    if isinstance(module, Experts):
-        return (id(module),)
+def _identity(module: Any, kind: str) -> tuple[int, ...]:
     if is_layer(module):
-        return (id(module.operator),)
+        return (id(module if isinstance(module, Experts) else module.operator),)
     names = PROJECTIONS if kind == "experts" else ("weight",)
     return tuple(id(module._parameters[name]) for name in names)
 
@@ -102,15 +101,30 @@ def _groups(found: list[_Weight]) -> Iterator[list[_Weight]]:
         yield sorted(group, key=lambda weight: weight.kind != "embedding")
 
 
-def _broken_tie(group: list[_Weight]) -> str | None:
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Id of each parameter -> the paths of all modules that hold it."""
+    owners: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for parameter in module._parameters.values():
+            owners.setdefault(id(parameter), []).append(path)
+    return owners
+
+
+def _broken_tie(group: list[_Weight], owners: dict[int, list[str]]) -> str | None:
     """Why the places of one weight cannot go on sharing one operator."""
-    kinds = {weight.kind for weight in group}
-    if len({id(weight.module) for weight in group}) == 1 or kinds <= {"linear", "embedding"}:
+    if is_layer(group[0].module):
         return None
-    if len(kinds) == 1 and kinds <= {"conv1d_transposed", "conv"}:
+    kinds, paths = {weight.kind for weight in group}, [weight.path for weight in group]
+    elsewhere = {path for key in group[0].identity for path in owners[key]} - set(paths)
+    if elsewhere:
+        there = ", ".join(sorted(elsewhere))
+        return f"its parameter is also held by {there}, where it cannot be replaced; untie them"
+    one_module = len({id(weight.module) for weight in group}) == 1
+    if one_module or kinds <= {"linear", "embedding"} or kinds in ({"conv1d_transposed"}, {"conv"}):
         return None
-    paths = ", ".join(weight.path for weight in group)
-    return f"one parameter is used as {' and '.join(sorted(kinds))} ({paths}); untie them first"
+    return (
+        f"one parameter is used as {' and '.join(sorted(kinds))} in {', '.join(paths)}; untie them"
+    )
 
 
 def _matrices(weight: _Weight) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -125,10 +139,9 @@ def _matrices(weight: _Weight) -> Iterator[tuple[str, tuple[int, int]]]:
             yield f"{weight.path}.{projection}.{expert}", (part.shape[0], part.shape[1])
 
 
-def _shape(module: nn.Module, kind: str) -> tuple[int, int]:
-    if is_layer(module):
-        shape: tuple[int, int] = module.operator.shape
-        return shape
+def _shape(module: Any, kind: str) -> tuple[int, int]:
+    if is_layer(module) and not isinstance(module, Experts):
+        return module.operator.shape
     stored = module.weight.shape
     if kind == "conv1d_transposed":
         return stored[1], stored[0]

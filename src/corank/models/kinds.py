@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,11 @@ class Refused:
 
 
 class RefusedModule(Exception):
-    """Raised by `kind_of` with the reason."""
+    """Raised by `kind_of` with the reason; `whole`: so are the modules inside it."""
+
+    def __init__(self, reason: str, whole: bool = False) -> None:
+        super().__init__(reason)
+        self.whole = whole
 
 
 def kind_of(module: nn.Module) -> str | None:
@@ -41,15 +46,19 @@ def kind_of(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         raise RefusedModule(
             "nn.MultiheadAttention passes its weights to one fused function and never calls its "
-            "projections; write the attention with separate linear layers"
+            "projections; write the attention with separate linear layers",
+            whole=True,
         )
-    kind = _plain(module)
-    if kind is not None:
+    plain = _plain(module)
+    if plain is not None:
         _require_plain_weight(module)
-    return kind
+    return plain
 
 
-def is_layer(module: nn.Module) -> bool:
+Layer: TypeAlias = Linear | Convolution | Embedding | Experts
+
+
+def is_layer(module: nn.Module) -> TypeGuard[Layer]:
     """Whether a module is one of corank's layers."""
     return any(type(module) is layer for layer, _ in _LAYERS)
 
@@ -58,7 +67,8 @@ def _plain(module: nn.Module) -> str | None:
     if parametrize.is_parametrized(module):
         raise RefusedModule(
             "its weight is parametrised (torch.nn.utils.parametrize); "
-            "call remove_parametrizations(module, 'weight') first"
+            "call remove_parametrizations(module, 'weight') first",
+            whole=True,
         )
     name = type(module).__name__
     if type(module) is nn.Linear:
@@ -125,17 +135,17 @@ def _experts(module: nn.Module) -> str:
 
 def _refuse_unknown(module: nn.Module) -> None:
     name = type(module).__name__
-    if isinstance(module, nn.Linear) or (
-        hasattr(module, "in_features") and hasattr(module, "out_features")
-    ):
+    has_features = hasattr(module, "in_features") and hasattr(module, "out_features")
+    wraps = any(isinstance(child, (nn.Linear, Linear)) for child in module.children())
+    if isinstance(module, nn.Linear) or (has_features and not wraps):
         raise RefusedModule(
             f"{name} is not a plain nn.Linear (quantised, or with a forward of its own); "
-            "load the model in floating point"
+            "load the model in floating point",
+            whole=True,
         )
-    tensors = [*module._parameters.items(), *module._buffers.items()]
-    if any(t is not None and not t.is_floating_point() and "qweight" in n for n, t in tensors):
-        raise RefusedModule(f"{name} holds packed codes; load the model in floating point")
     matrices = [n for n, t in module._parameters.items() if t is not None and _is_matrix(t)]
+    if matrices and "router" in name.lower():
+        raise RefusedModule(f"{name} routes tokens with its {', '.join(matrices)} by itself")
     if matrices:
         raise RefusedModule(f"{name} uses its {', '.join(matrices)} in a way corank does not know")
 

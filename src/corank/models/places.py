@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +11,12 @@ from ..errors import SiteError
 from ..layers.convolution import Convolution
 from ..layers.embedding import Embedding
 from ..layers.experts import Experts
-from ..layers.lazy import dense_of
 from ..layers.linear import Linear
-from ..layers.origin import Origin, carry
 from ..operators.dense import Dense
 from ..operators.operator import Operator
-from .kinds import PROJECTIONS, RefusedModule, is_layer, kind_of
+from .kinds import Layer, RefusedModule, is_layer, kind_of
 from .site import Site
+from .standins import dense_parameters, experts_over, layer_over, plain_over, swap
 from .ties import rename_ties
 
 
@@ -31,7 +28,7 @@ def read(model: nn.Module, site: Site) -> Operator:
     """
     module = module_at(model, site)
     if is_layer(module):
-        return _operator_in(module, site)
+        return operator_in(module, site)
     if site.kind == "expert":
         _, projection, number = site.expert
         stored = module.get_parameter(projection)
@@ -44,6 +41,11 @@ def read(model: nn.Module, site: Site) -> Operator:
         elif site.kind == "conv":
             matrix = matrix.flatten(1)
     return Dense(nn.Parameter(matrix, requires_grad=stored.requires_grad))
+
+
+def read_bias(model: nn.Module, site: Site) -> Tensor | None:
+    """The bias at a site, (out,), or (in,) for an embedding; None where there is none."""
+    return module_at(model, site)._parameters.get("bias") if site.kind != "expert" else None
 
 
 def is_rewritten(model: nn.Module, site: Site) -> bool:
@@ -67,10 +69,10 @@ def install(model: nn.Module, site: Site, op: Operator, bias: Tensor | None = No
         raise SiteError(
             site.where, f"an operator of shape {tuple(op.shape)} does not fit", "Keep the shape."
         )
-    if bias is not None and (site.kind == "expert" or (site.kind == "embedding" and site.tied)):
+    if bias is not None and (site.kind == "expert" or site.tied):
         raise SiteError(
             site.where,
-            "experts and tied embeddings hold no bias",
+            "an expert or a tied weight can be given no bias",
             "Use a method, or an option of this one, that makes none.",
         )
     module = module_at(model, site)
@@ -78,13 +80,13 @@ def install(model: nn.Module, site: Site, op: Operator, bias: Tensor | None = No
         _install_expert(model, site, module, op)
         return
     places = (site.name, *site.tied)
-    old = _weight_names(module)
+    old = [*_weight_names(module), "weight"]
     replaced: dict[int, nn.Module] = {}
     for path in places:
         there = model.get_submodule(path)
         layer = replaced.get(id(there))
         if layer is None:
-            layer = _swap(there, partial(_layer, op, bias))
+            layer = swap(there, partial(layer_over, op, bias))
             replaced[id(there)] = layer
         _put(model, path, layer)
     if site.tied:
@@ -102,21 +104,20 @@ def densify(model: nn.Module, site: Site) -> None:
     if not is_layer(module):
         return
     places = (site.path, *site.tied)
-    old = _weight_names(module)
+    old = [*_weight_names(module), "weight"]
     weights: dict[str, nn.Parameter] = {}
     restored: dict[int, nn.Module] = {}
     for path in places:
         layer = model.get_submodule(path)
         if id(layer) not in restored:
-            if layer.origin is None:
+            if not is_layer(layer) or layer.origin is None:
                 raise SiteError(
                     site.where,
                     "nobody recorded which module this layer replaced",
                     "Install operators with corank.models.install.",
                 )
-            if not weights:
-                weights = _dense_parameters(layer, site)
-            restored[id(layer)] = _swap(layer, partial(_restored, weights))
+            weights = weights or dense_parameters(layer, layer.origin)
+            restored[id(layer)] = swap(layer, partial(plain_over, weights))
         _put(model, path, restored[id(layer)])
     if site.tied:
         rename_ties(model, places, old, _weight_names(model.get_submodule(site.path)))
@@ -166,12 +167,12 @@ def _key(site: Site) -> tuple[str, int]:
     return projection, number
 
 
-def _operator_in(module: nn.Module, site: Site) -> Operator:
-    if isinstance(module, Experts):
+def operator_in(layer: Layer, site: Site) -> Operator:
+    """The operator that a layer holds for a site."""
+    if isinstance(layer, Experts):
         _, projection, number = site.expert
-        op: Operator = getattr(module, projection)[number]
-        return op
-    return module.operator
+        return (layer.gate_up_proj if projection == "gate_up_proj" else layer.down_proj)[number]
+    return layer.operator
 
 
 def _weight_names(module: nn.Module) -> list[str]:
@@ -187,96 +188,13 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
     model.get_submodule(parent)._modules[name] = module
 
 
-def _swap(old: nn.Module, build: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """`build(old)` with the mode, the hooks and accelerate's device placement of `old`."""
-    hook: Any = getattr(old, "_hf_hook", None)
-    if hook is None:
-        return carry(old, build(old))
-    from accelerate.hooks import add_hook_to_module, remove_hook_from_module
-
-    remove_hook_from_module(old)
-    placed: nn.Module = add_hook_to_module(carry(old, build(old)), hook)
-    return placed
-
-
-def _layer(op: Operator, bias: Tensor | None, module: nn.Module) -> nn.Module:
-    """A layer over `op` in place of a plain module, or of another layer."""
-    there = module._parameters.get("bias")
-    if bias is not None:
-        trains = there is not None and there.requires_grad
-        device = there.device if there is not None else op.device
-        there = nn.Parameter(bias.detach().to(device, op.dtype), requires_grad=trains)
-    layer: Linear | Convolution | Embedding
-    if isinstance(module, (nn.Embedding, Embedding)):
-        layer = Embedding(op, module.padding_idx, there, module._buffers.get("embed_scale"))
-    elif isinstance(module, Convolution):
-        layer = Convolution(op, there, **vars(module.geometry))
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        layer = Convolution(
-            op,
-            there,
-            kernel_size=module.kernel_size,
-            stride=module.stride,
-            padding=module.padding,
-            dilation=module.dilation,
-            padding_mode=module.padding_mode,
-        )
-    else:
-        layer = Linear(op, there, transposed=kind_of(module) == "conv1d_transposed")
-    layer.origin = module.origin if is_layer(module) else Origin(module)
-    return layer
-
-
 def _install_expert(model: nn.Module, site: Site, module: nn.Module, op: Operator) -> None:
     if not isinstance(module, Experts):
-        fused = module
-        layer = _swap(fused, _experts)
+        fused: nn.Module = module
+        module = swap(fused, experts_over)
         for path in (site.path, *site.tied):
-            _put(model, path, layer)
-        assert isinstance(layer, Experts)
-        module = layer
+            _put(model, path, module)
     _, projection, number = site.expert
-    getattr(module, projection)[number] = op
+    operators = module.gate_up_proj if projection == "gate_up_proj" else module.down_proj
+    operators[number] = op
     module.rewritten.add(_key(site))
-
-
-def _experts(fused: nn.Module) -> Experts:
-    """Fused experts as one operator each, over copies: the fused tensors can go."""
-    gate_up, down = (
-        [Dense(nn.Parameter(part.clone(), stored.requires_grad)) for part in stored.detach()]
-        for stored in (fused.get_parameter(name) for name in PROJECTIONS)
-    )
-    layer = Experts(gate_up, down, fused.act_fn)
-    layer.origin = Origin(fused)
-    return layer
-
-
-def _dense_parameters(layer: nn.Module, site: Site) -> dict[str, nn.Parameter]:
-    """The dense weights of a layer as its origin stores them."""
-    with torch.no_grad():
-        if isinstance(layer, Experts):
-            tensors = {
-                name: torch.stack([dense_of(op) for op in getattr(layer, name)])
-                for name in PROJECTIONS
-            }
-        else:
-            matrix = dense_of(layer.operator)
-            if site.kind == "conv1d_transposed":
-                matrix = matrix.t()
-            elif site.kind == "conv":
-                matrix = matrix.reshape(layer.weight.shape)
-            tensors = {"weight": matrix.clone(memory_format=torch.contiguous_format)}
-    trains = layer.origin.trains
-    return {name: nn.Parameter(t, requires_grad=trains) for name, t in tensors.items()}
-
-
-def _restored(weights: dict[str, nn.Parameter], layer: nn.Module) -> nn.Module:
-    parameters: dict[str, nn.Parameter | None] = dict(layer.origin.module._parameters)
-    parameters |= weights
-    if isinstance(layer, Embedding) and layer.bias is not None:
-        table = weights["weight"]
-        moved = (table + layer.bias).detach()
-        parameters["weight"] = nn.Parameter(moved, requires_grad=table.requires_grad)
-    elif not isinstance(layer, (Experts, Embedding)):
-        parameters["bias"] = layer.bias
-    return layer.origin.restore(parameters, dict(layer._buffers))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -23,8 +24,26 @@ def rename_ties(
         inside = {place.removeprefix(start) for place in places if place.startswith(start)}
         renamed = _renamed(ties, inside, old, new)
         if renamed != ties:
-            part.all_tied_weights_keys = renamed  # type: ignore[assignment]
-            part._tied_weights_keys = dict(renamed)  # type: ignore[assignment]
+            part.all_tied_weights_keys = renamed
+            part._tied_weights_keys = dict(renamed)
+
+
+def ties_of(model: nn.Module) -> Callable[[], None]:
+    """Remember transformers' lists of ties; calling the result brings them back."""
+    parts: list[Any] = [m for m in model.modules() if getattr(m, "all_tied_weights_keys", None)]
+    kept = [
+        (part, dict(part.all_tied_weights_keys), vars(part).get("_tied_weights_keys"))
+        for part in parts
+    ]
+
+    def restore() -> None:
+        for part, ties, own in kept:
+            part.all_tied_weights_keys = ties
+            vars(part).pop("_tied_weights_keys", None)
+            if own is not None:
+                part._tied_weights_keys = own
+
+    return restore
 
 
 def _renamed(
@@ -32,18 +51,14 @@ def _renamed(
 ) -> dict[str, str]:
     renamed: dict[str, str] = {}
     for target, source in ties.items():
-        place, name = _split(target, places, old)
-        other, _ = _split(source, places, old)
+        place, other = _place(target, places, old), _place(source, places, old)
         if place is None or other is None:
             renamed[target] = source
-        elif name == old[0]:
+        else:
             renamed |= {f"{place}.{leaf}": f"{other}.{leaf}" for leaf in new}
     return renamed
 
 
-def _split(key: str, places: set[str], names: Sequence[str]) -> tuple[str | None, str | None]:
-    for name in names:
-        place = key.removesuffix("." + name)
-        if place != key and place in places:
-            return place, name
-    return None, None
+def _place(key: str, places: set[str], names: Sequence[str]) -> str | None:
+    found = (key.removesuffix("." + name) for name in names if key.endswith("." + name))
+    return next((place for place in found if place in places), None)
