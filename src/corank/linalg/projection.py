@@ -25,6 +25,7 @@ _DOUBLE_SIDE = 512
 _EXACT_SIDE = 1024
 _EXPECTED_APPLIES = 8
 _LEVELS = 8
+_BLOCK = 512
 
 
 def top_left_subspace(
@@ -53,16 +54,16 @@ def top_left_subspace(
     check_rank(rank, _check_pair(w, gram, "gram"))
     generator = own_generator(generator, torch.device("cpu"))
     out = working_dtype(w, gram)
-    w, gram, noise = _prepare(w, gram)
     rows, columns = w.shape
+    w = _unit_peak(w.to(out))
     if rows <= columns:
-        u = _solve(w, gram, noise, rank, method, generator)
+        u = _solve(w, gram, rank, method, generator).to(out)
     else:  # W = Q T, and Q only carries the solution for T back
         reflectors, scales = torch.geqrf(w)
-        v = _solve(reflectors[:columns].triu(), gram, noise, rank, method, generator)
+        v = _solve(reflectors[:columns].triu(), gram, rank, method, generator).to(out)
         padded = torch.cat([v, v.new_zeros(rows - columns, rank)])
         u = torch.ormqr(reflectors, scales, padded)
-    return fix_signs(u, u.T)[0].to(out)
+    return fix_signs(u, u.T)[0]
 
 
 def projection_spectrum(w: Tensor, gram: Tensor | None) -> Tensor:
@@ -92,21 +93,24 @@ def energy(w: Tensor, gram: Tensor | None) -> float:
 def _solve(
     core: Tensor,
     gram: Tensor | None,
-    noise: float,
     rank: int,
     method: Method,
     generator: torch.Generator,
 ) -> Tensor:
-    """Orthonormal (p, rank) for core (p, n) with p <= n, level by level.
+    """Orthonormal (p, rank) for core (p, n) with p <= n, level by level, in float64 if small.
 
     One eigendecomposition resolves eigenvalues down to rounding of its largest. What lies below is
     resolved again on the deflated core, at its own scale; what C does not see, in the identity.
     """
+    noise = 0.0 if gram is None else torch.finfo(gram.dtype).eps
+    if core.shape[0] <= _DOUBLE_SIDE:
+        core = core.double()
+    gram = None if gram is None else _unit_peak(gram.to(core))
     found = core.new_zeros(core.shape[0], 0)
     for metric in (gram, None):
         for _ in range(_LEVELS):
-            residual = _deflate(core, found)
             missing = rank - found.shape[1]
+            residual = _deflate(core, found) if missing else core
             if missing == 0 or _is_rounding(residual, core):
                 break
             values, vectors, _ = _leading(residual, metric, missing, method, generator)
@@ -116,7 +120,8 @@ def _solve(
             found = _extend(found, vectors[:, : min(kept, missing)])
     missing = rank - found.shape[1]
     if missing:  # W itself has no further direction
-        found = _extend(found, gaussian(core.shape[0], missing, core, generator))
+        drawn = torch.linalg.qr(gaussian(core.shape[0], missing, core, generator)).Q
+        found = _extend(found, drawn)
     return found
 
 
@@ -166,7 +171,7 @@ def _cut(
 def _extend(found: Tensor, new: Tensor) -> Tensor:
     """[found, new] with the columns of `new` made orthonormal and orthogonal to `found`."""
     if found.shape[1] == 0:
-        return torch.linalg.qr(new).Q
+        return new
     for _ in range(2):
         new = torch.linalg.qr(_deflate(new, found)).Q
     return torch.cat([found, new], dim=1)
@@ -189,26 +194,25 @@ def _weigh(core: Tensor, gram: Tensor | None) -> Tensor:
 
 
 def _moment(weighted: Tensor, core: Tensor) -> Tensor:
-    """Symmetric part of weighted core^T (p, p)."""
-    moment = weighted @ core.T
-    return (moment + moment.T) / 2
+    """weighted core^T (p, p), which is symmetric: only blocks on and under the diagonal."""
+    side = core.shape[0]
+    if side <= _BLOCK:
+        moment = weighted @ core.T
+        return (moment + moment.T) / 2
+    moment = weighted.new_empty(side, side)
+    for start in range(0, side, _BLOCK):
+        stop = min(start + _BLOCK, side)
+        torch.matmul(weighted[start:stop], core[:stop].T, out=moment[start:stop, :stop])
+    return moment.tril_() + moment.tril(-1).T
 
 
 def _inner(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum(dtype=torch.float64))
 
 
-def _prepare(w: Tensor, gram: Tensor | None) -> tuple[Tensor, Tensor | None, float]:
-    """Working copies scaled to unit peak, so that products cannot overflow, and the Gram's eps."""
-    out = working_dtype(w, gram)
-    dtype = torch.float64 if min(w.shape) <= _DOUBLE_SIDE else out
-    w = w.to(dtype)
-    w = w / w.abs().max().clamp_min(torch.finfo(dtype).tiny)
-    if gram is None:
-        return w, None, 0.0
-    noise = torch.finfo(gram.dtype).eps
-    gram = gram.to(w)
-    return w, gram / gram.abs().max().clamp_min(torch.finfo(dtype).tiny), noise
+def _unit_peak(a: Tensor) -> Tensor:
+    """a over its largest |entry|, so that products can neither overflow nor vanish."""
+    return a / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
 
 
 def _check_pair(w: Tensor, gram: Tensor | None, name: str) -> tuple[int, int]:
