@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import final
 
 import torch
@@ -58,7 +57,7 @@ class Quantised(Operator):
                     f"Quantised: levels exclude zero and are at most {2**bits} for {bits} bits"
                 )
         self.shape, self.bits, self.group = (out, into), bits, group
-        self.numbers_held = MappingProxyType({"codes": out * into})
+        self.numbers_held = {"codes": out * into}
         self.scale = leaf(scale)
         self.levels = None if levels is None else leaf(levels)
         self.register_buffer("codes", codes)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .operator import Operator, leaf, require_matrix
+from .precision import without_autocast
 from .skeleton import storable
 from .transpose import adjoint
 
@@ -40,7 +41,7 @@ class Reflections(Operator):
 
     def _core(self) -> Tensor:  # (r, r), T
         # Half precision would lose the orthogonality, under autocast too.
-        with torch.autocast(self.u.device.type, enabled=False):
+        with without_autocast(self.u.device):
             u = self.u.to(torch.promote_types(self.u.dtype, torch.float32))
             gram = u @ u.mT
             upper = gram.triu(1) + 0.5 * gram.diagonal().diag()

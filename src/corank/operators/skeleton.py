@@ -15,6 +15,8 @@ KINDS: dict[str, type[Operator]] = {}
 
 def storable(kind: type[Operator]) -> type[Operator]:
     """Class decorator: let `build` make this operator again by its name."""
+    if "kind" in _arguments(kind):
+        raise TypeError(f"{kind.__name__}: 'kind' is the skeleton's own key, rename the argument")
     KINDS[kind.__name__] = kind
     return kind
 
@@ -23,7 +25,7 @@ def describe(op: Operator) -> dict[str, Any]:
     """The skeleton of `op`: class, shapes, dtypes and options, as plain JSON values."""
     if type(op).__name__ not in KINDS:
         raise TypeError(f"{type(op).__name__} is not storable: decorate it with @storable")
-    return {"operator": type(op).__name__} | {
+    return {"kind": type(op).__name__} | {
         name: _describe_value(getattr(op, name)) for name in _arguments(type(op))
     }
 
@@ -33,11 +35,11 @@ def build(skeleton: dict[str, Any], device: torch.device | str = "meta") -> Oper
 
     Raises ValueError for a skeleton that names no known operator or lacks an argument.
     """
-    name = skeleton.get("operator")
+    name = skeleton.get("kind")
     if name not in KINDS:
         raise ValueError(f"unknown operator {name!r}: written by a newer corank, or edited")
     arguments = _arguments(KINDS[name])
-    if set(skeleton) - {"operator"} != set(arguments):
+    if set(skeleton) - {"kind"} != set(arguments):
         raise ValueError(
             f"the skeleton of {name} has {sorted(set(skeleton) - {'operator'})}, "
             f"not the arguments {sorted(arguments)}"
@@ -67,7 +69,7 @@ def _describe_value(value: Any) -> Any:
 
 
 def _build_value(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, dict) and "operator" in value:
+    if isinstance(value, dict) and "kind" in value:
         return build(value, device)
     if isinstance(value, dict) and "shape" in value:
         dtype = getattr(torch, value["dtype"], None)

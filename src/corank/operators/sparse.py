@@ -9,6 +9,7 @@ from torch import Tensor
 from .cost import dense_flops
 from .csr import csr_adjoint, csr_linear
 from .operator import Operator, leaf, require_index, require_vector
+from .precision import autocasts
 from .skeleton import storable
 from .through import apply_dense
 from .transpose import adjoint
@@ -62,11 +63,7 @@ class Sparse(Operator):
         return 2 * tokens * kept
 
     def _rows_pay(self, x: Tensor) -> bool:
-        return (
-            self._compressed()
-            and x.dtype == self.values.dtype
-            and not torch.is_autocast_enabled(x.device.type)
-        )
+        return self._compressed() and x.dtype == self.values.dtype and not autocasts(x.device)
 
     def _compressed(self) -> bool:
         wide = self.values.dtype in (torch.float32, torch.float64)

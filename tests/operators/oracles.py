@@ -1,0 +1,276 @@
+"""Every operator beside the matrix it stands for, written down without the library's code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from corank.operators import (
+    BlockColumns,
+    BlockDiagonal,
+    BlockRows,
+    ColumnNormalised,
+    Dense,
+    Diagonal,
+    Hadamard,
+    Kron,
+    LowRank,
+    Operator,
+    Permutation,
+    Product,
+    Quantised,
+    Reflections,
+    RowNormalised,
+    Scaled,
+    Sparse,
+    Sum,
+    Transpose,
+)
+
+Case = tuple[Operator, Tensor]
+ORACLES: dict[str, Callable[[], Case]] = {}
+
+
+def oracle(make: Callable[[], Case]) -> Callable[[], Case]:
+    def seeded() -> Case:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(len(make.__name__))
+            return make()
+
+    ORACLES[make.__name__] = seeded
+    return make
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def low_rank(out: int, into: int, rank: int) -> tuple[LowRank, Tensor]:
+    b, a = rand(out, rank), rand(rank, into)
+    return LowRank(b, a), b @ a
+
+
+@oracle
+def dense() -> Case:
+    w = rand(5, 7)
+    return Dense(w.clone()), w
+
+
+@oracle
+def diagonal() -> Case:
+    d = rand(6)
+    return Diagonal(d), torch.tensor(np.diag(d.numpy()))
+
+
+@oracle
+def low_rank_plain() -> Case:
+    return low_rank(5, 7, 3)
+
+
+@oracle
+def low_rank_gated_masked() -> Case:
+    b, a, gate = rand(7, 4), rand(4, 5), rand(4)
+    gate[1] = 0
+    mask = torch.tensor([True, True, False, True])
+    w = sum((gate[i] * torch.outer(b[:, i], a[i]) for i in (0, 3)), torch.zeros(7, 5).double())
+    return LowRank(b, a, gate, mask), w
+
+
+def _scattered(out: int, into: int, index: list[int], dtype: torch.dtype) -> Case:
+    values = rand(len(index))
+    w = torch.zeros(out, into, dtype=torch.float64)
+    for place, value in zip(index, values, strict=True):
+        w[place // into, place % into] = value
+    return Sparse(values, torch.tensor(index, dtype=dtype), (out, into)), w
+
+
+@oracle
+def sparse_compressed() -> Case:
+    return _scattered(6, 9, [3, 18, 26, 52], torch.int32)
+
+
+@oracle
+def sparse_through_dense() -> Case:
+    return _scattered(5, 4, [0, 3, 4, 9, 18, 19], torch.int64)
+
+
+@oracle
+def block_diagonal() -> Case:
+    blocks = rand(3, 2, 4)
+    w = torch.zeros(6, 12, dtype=torch.float64)
+    for i in range(3):
+        w[2 * i : 2 * i + 2, 4 * i : 4 * i + 4] = blocks[i]
+    return BlockDiagonal(blocks), w
+
+
+@oracle
+def kron_right_first() -> Case:
+    p, q = rand(3, 2), rand(2, 5)
+    return Kron(Dense(p), Dense(q)), torch.tensor(np.kron(p.numpy(), q.numpy()))
+
+
+@oracle
+def kron_left_first() -> Case:
+    p, q = rand(2, 5), rand(4, 3)
+    return Kron(Dense(p), Dense(q)), torch.tensor(np.kron(p.numpy(), q.numpy()))
+
+
+@oracle
+def permutation() -> Case:
+    index = [2, 0, 3, 1, 4]
+    w = torch.zeros(5, 5, dtype=torch.float64)
+    for row, column in enumerate(index):
+        w[row, column] = 1
+    return Permutation(torch.tensor(index, dtype=torch.int32)), w
+
+
+@oracle
+def reflections() -> Case:
+    u = rand(3, 6)
+    w = torch.eye(6, dtype=torch.float64)
+    for row in u:
+        w = (torch.eye(6, dtype=torch.float64) - 2 * torch.outer(row, row) / (row @ row)) @ w
+    return Reflections(u), w
+
+
+def _packed(codes: list[list[int]], bits: int) -> Tensor:
+    rows = []
+    for row in codes:
+        number = sum(code << (bits * i) for i, code in enumerate(row))
+        rows.append(list(number.to_bytes(-(-len(row) * bits // 8), "little")))
+    return torch.tensor(rows, dtype=torch.uint8)
+
+
+@oracle
+def quantised_zero_point() -> Case:
+    codes = torch.randint(0, 8, (4, 11))
+    scale, zero = rand(4, 3), torch.randint(0, 8, (4, 3), dtype=torch.uint8)
+    w = torch.zeros(4, 11, dtype=torch.float64)
+    for i in range(4):
+        for j in range(11):
+            w[i, j] = scale[i, j // 4] * (int(codes[i, j]) - int(zero[i, j // 4]))
+    return Quantised(_packed(codes.tolist(), 3), scale, (4, 11), 3, 4, zero=zero), w
+
+
+@oracle
+def quantised_symmetric() -> Case:
+    codes, scale = torch.randint(0, 16, (3, 6)), rand(3, 2)
+    w = (codes - 8) * scale.repeat_interleave(3, 1)
+    return Quantised(_packed(codes.tolist(), 4), scale, (3, 6), 4, 3), w
+
+
+@oracle
+def quantised_codebook() -> Case:
+    codes, scale, levels = torch.randint(0, 16, (3, 5)), rand(3, 1), rand(16)
+    w = torch.tensor([[levels[c] for c in row] for row in codes.tolist()]) * scale
+    return Quantised(_packed(codes.tolist(), 4), scale, (3, 5), 4, 8, levels=levels), w
+
+
+@oracle
+def sum_of_three() -> Case:
+    (lr, m), w, d = low_rank(5, 5, 2), rand(5, 5), rand(5)
+    return Sum(Dense(w), 0.5 * lr, Diagonal(d)), w + 0.5 * m + torch.diag(d)
+
+
+@oracle
+def product_of_four() -> Case:
+    (lr, m), w, d, index = low_rank(4, 6, 2), rand(6, 5), rand(6), torch.tensor([1, 3, 0, 2])
+    op = Product(Permutation(index), lr, Diagonal(d) @ Dense(w))
+    return op, (m @ torch.diag(d) @ w)[index]
+
+
+@oracle
+def scaled_low_rank() -> Case:
+    lr, m = low_rank(6, 4, 2)
+    return Scaled(lr, -1.5), -1.5 * m
+
+
+@oracle
+def scaled_narrow_input() -> Case:
+    w = rand(6, 2)
+    return Scaled(Dense(w), 3.0), 3.0 * w
+
+
+@oracle
+def hadamard_through_factors() -> Case:
+    (p, wp), (q, wq) = low_rank(9, 8, 2), low_rank(9, 8, 2)
+    return Hadamard(p, q), wp * wq
+
+
+@oracle
+def hadamard_through_dense() -> Case:
+    (p, wp), w = low_rank(5, 6, 2), rand(5, 6)
+    return Hadamard(p, Dense(w)), wp * w
+
+
+@oracle
+def row_normalised() -> Case:
+    w, m, (lr, n) = rand(4, 6), rand(4), low_rank(4, 6, 2)
+    total = w + n
+    rows = torch.stack([m[i] * total[i] / total[i].square().sum().sqrt() for i in range(4)])
+    return RowNormalised(Sum(Dense(w), lr), m, detached=False), rows
+
+
+@oracle
+def column_normalised() -> Case:
+    w, m = rand(4, 6), rand(6)
+    columns = [m[j] * w[:, j] / w[:, j].square().sum().sqrt() for j in range(6)]
+    return ColumnNormalised(Dense(w), m, detached=False), torch.stack(columns, 1)
+
+
+@oracle
+def row_normalised_detached() -> Case:
+    (lr, w), m = low_rank(4, 6, 2), rand(4)
+    return RowNormalised(lr, m), torch.diag(m / w.square().sum(1).sqrt()) @ w
+
+
+@oracle
+def block_rows() -> Case:
+    (lr, m), w = low_rank(3, 5, 2), rand(4, 5)
+    return BlockRows(lr, Dense(w)), torch.tensor(np.vstack([m.numpy(), w.numpy()]))
+
+
+@oracle
+def block_columns() -> Case:
+    (lr, m), w, d = low_rank(3, 5, 2), rand(3, 2), rand(3)
+    op = BlockColumns(lr, Dense(w), Diagonal(d))
+    return op, torch.tensor(np.hstack([m.numpy(), w.numpy(), np.diag(d.numpy())]))
+
+
+@oracle
+def transpose_of_sparse() -> Case:
+    op, w = _scattered(6, 9, [3, 18, 26, 52], torch.int32)
+    return Transpose(op), w.T.clone()
+
+
+@oracle
+def transpose_of_low_rank() -> Case:
+    lr, m = low_rank(3, 5, 2)
+    return Transpose(lr), m.T.clone()
+
+
+@oracle
+def monarch() -> Case:
+    one, two = rand(2, 3, 3), rand(3, 2, 2)
+    p = torch.tensor([0, 3, 1, 4, 2, 5])
+    op = Product(BlockDiagonal(one), Permutation(p), BlockDiagonal(two))
+    dense_one, dense_two = torch.zeros(6, 6).double(), torch.zeros(6, 6).double()
+    for i in range(2):
+        dense_one[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = one[i]
+    for i in range(3):
+        dense_two[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = two[i]
+    return op, dense_one @ dense_two[p]
+
+
+@oracle
+def shared_leaf() -> Case:
+    w = nn.Parameter(rand(4, 4), requires_grad=False)
+    return Dense(w) @ Dense(w), w.data @ w.data
+
+
+def fresh(name: str, dtype: torch.dtype = torch.float64) -> Case:
+    op, w = ORACLES[name]()
+    return op.to(dtype), w.to(dtype)
