@@ -4,5 +4,15 @@ from .cascade import cascade
 from .collect import collect
 from .data import Batches, batches
 from .losses import Loss
+from .store import fingerprint, load_statistics, save_statistics
 
-__all__ = ["Batches", "Loss", "batches", "cascade", "collect"]
+__all__ = [
+    "Batches",
+    "Loss",
+    "batches",
+    "cascade",
+    "collect",
+    "fingerprint",
+    "load_statistics",
+    "save_statistics",
+]

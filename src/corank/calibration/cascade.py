@@ -156,15 +156,17 @@ class _Block:
 
     def advance(self, device: torch.device) -> None:
         """Run the block as it now is, and the original one, to the next block's inputs."""
+        self._step(self.current, device)
+        if self.original is not None:
+            block = self.reference or self.model.get_submodule(self.name)
+            with swapped(self.model, self.name, block):
+                self._step(self.original, device)
+
+    def _step(self, stream: Stream, device: torch.device) -> None:
         block = self.model.get_submodule(self.name)
         with untouched(self.model), torch.no_grad():
             for index, made in enumerate(self.calls):
-                hidden = made.run(block, self.current.get(index, device))
-                self.current.put(index, hidden)
-                if self.original is not None:
-                    reference = block if self.reference is None else self.reference
-                    before = self.original.get(index, device)
-                    self.original.put(index, made.run(reference, before))
+                stream.put(index, made.run(block, stream.get(index, device)))
 
     def _pass(
         self, sites: list[Site], needs: frozenset[str], device: torch.device, alone: frozenset[int]
@@ -180,6 +182,8 @@ class _Block:
             moment = cross.get(index)
             if moment is None:
                 moment = cross[index] = CrossMoment(sites[index].shape[1], device)
+            if not rows.get(index) or rows[index][0].shape != original.shape:
+                raise _unlike(sites[index])
             moment.add(original, rows[index].popleft())
 
         inputs = InputPass(self.model, sites, needs, device, alone, keep)
@@ -195,16 +199,21 @@ class _Block:
                 )
                 with first, torch.no_grad():
                     self._run(first, index, self.original, device)
-            if any(rows.values()):
-                raise SiteError(
-                    self.name, "the original block and the rewritten one read different inputs",
-                    'Use targets="compressed"',
-                )  # fmt: skip
+            for left, unpaired in rows.items():
+                if unpaired:
+                    raise _unlike(sites[left])
         return inputs, cross
 
     def _run(self, inputs: InputPass, index: int, stream: Stream, device: torch.device) -> None:
         inputs.begin(self.held[index])
         self.calls[index].run(self.model.get_submodule(self.name), stream.get(index, device))
+
+
+def _unlike(site: Site) -> SiteError:
+    return SiteError(
+        site.where, "the original block and the rewritten one read inputs of different shapes",
+        'Use targets="compressed"',
+    )  # fmt: skip
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class InputPass:
                 path, projection, number = site.expert
                 experts.setdefault(path, {})[projection, number] = index
                 self.sharing.leader[index] = index
-                self.sums[index] = self._empty(site)
+                self.sums.setdefault(index, self._empty(site))
                 continue
             for module in places(self.model, site):
                 hook = self._hook(index, module)

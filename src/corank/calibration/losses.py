@@ -63,7 +63,7 @@ def weighted_loss(
     if not isinstance(scalar, Tensor) or scalar.numel() != 1:
         raise DataError(f"the loss must be a scalar tensor, got {type(scalar).__name__}")
     if not bool(torch.isfinite(scalar)):
-        raise DataError(f"the loss is {float(scalar)}: no statistics can follow from it")
+        raise DataError(f"the loss is {float(scalar.detach())}: no statistics can follow from it")
     return scalar, factors
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import DataError
 from ..layers.convolution import Geometry
 from ..models import Site
 
@@ -17,9 +18,13 @@ _PATCH_NUMBERS = 1 << 24  # unfolded patches held at once
 
 
 def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The tensor a module was called with."""
+    """The tensor a module was called with. Raises DataError if there is none."""
     found = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-    assert found is not None, "a module with a weight is called with a tensor"
+    if found is None:
+        raise DataError(
+            "a site of the model cannot be called with a batch of this form: its module was given "
+            "no tensor"
+        )
     return found
 
 

@@ -30,10 +30,10 @@ class Stream:
             self.put(index, tensor)
 
     def get(self, index: int, device: torch.device) -> Tensor:
-        """The tensor of a batch; on `device`, where it comes from a file."""
+        """A copy of the tensor of a batch; on `device`, where it comes from a file."""
         held = self._held[index]
         if held is not None:
-            return held
+            return held.clone()  # a block may write to its input
         from safetensors.torch import load_file
 
         return load_file(self._file(index), device=str(device))["hidden"]
@@ -65,8 +65,9 @@ class BlockCall:
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BlockCall:
         """The first tensor is taken for the stream, and not kept; nor is a cache."""
-        named = [*enumerate(args), *kwargs.items()]
+        named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         key = next(name for name, value in named if isinstance(value, Tensor))
+        plain: dict[str, Any]
         plain = {name: None if "past_key_value" in name else v for name, v in kwargs.items()}
         if isinstance(key, int):
             return cls((*args[:key], None, *args[key + 1 :]), plain, key)

@@ -1,0 +1,97 @@
+"""Statistics in a safetensors file, tied to the model that they were collected on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import FormatError
+from ..models import Site
+
+_FORMAT, _VERSION = "corank-statistics", 1
+_SAMPLED = 64  # values of each tensor that enter the fingerprint
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of the names, shapes, dtypes and 64 evenly spread values of all of a model's tensors.
+
+    It is there to notice a mistake, not to withstand an attack.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+        flat = tensor.detach().flatten()
+        if flat.numel() and not flat.is_meta:
+            at = torch.linspace(0, flat.numel() - 1, min(_SAMPLED, flat.numel())).long()
+            digest.update(flat[at.to(flat.device)].double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_statistics(model: nn.Module, sites: Sequence[Site], path: str | os.PathLike[str]) -> None:
+    """Write the statistics of `sites`, a shared tensor once. The file appears whole or not at all.
+
+    model: the model they were collected on, as it was then; `load_statistics` checks it.
+    """
+    tensors: dict[str, Tensor] = {}
+    keys: dict[int, str] = {}
+    table: dict[str, dict[str, Any]] = {}
+    for site in sites:
+        entry = table[site.name] = {}
+        for name, value in site.stats.items():
+            if not isinstance(value, Tensor):
+                entry[name] = float(value)
+                continue
+            key = keys.setdefault(id(value), f"{site.name}:{name}")
+            tensors[key] = value.detach().contiguous()
+            entry[name] = key
+    header = {"format": _FORMAT, "version": str(_VERSION), "model": fingerprint(model)}
+    header["sites"] = json.dumps(table)
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        save_file(tensors, fresh, metadata=header)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def load_statistics(model: nn.Module, sites: Sequence[Site], path: str | os.PathLike[str]) -> None:
+    """Fill `site.stats` of every site from a file of `save_statistics`; what was shared is again.
+
+    Raises: FormatError for a file that is not one, is damaged or from a newer version, was
+        collected on another model, or lacks one of the sites. No site is changed then.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != _FORMAT:
+                raise FormatError(f"{path} does not hold statistics of corank")
+            if int(header["version"]) > _VERSION:
+                raise FormatError(f"{path} is from a newer version of corank: upgrade to read it")
+            if header["model"] != fingerprint(model):
+                raise FormatError(
+                    f"{path} was collected on another model, or before this one was changed: "
+                    "collect again"
+                )
+            table = json.loads(header["sites"])
+            if missing := [site.name for site in sites if site.name not in table]:
+                raise FormatError(f"{path} has no statistics of {missing[0]}: collect again")
+            wanted = {v for s in sites for v in table[s.name].values() if isinstance(v, str)}
+            tensors = {key: file.get_tensor(key) for key in wanted}
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path} cannot be read: {error}") from error
+    for site in sites:
+        entry = table[site.name].items()
+        site.stats.update({n: tensors[v] if isinstance(v, str) else float(v) for n, v in entry})

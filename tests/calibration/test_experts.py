@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from corank.calibration import collect
+from corank.models import find_sites, install, read
+from tests.calibration.oracles import padded_batches
+from tests.models.families import make
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_each_expert_sees_the_tokens_routed_to_it(family: str, rewritten: bool) -> None:
+    model, data = make(family), padded_batches(8)
+    sites = [s for s in find_sites(model, "all-linear") if s.kind == "expert" and s.layer == 0]
+    if rewritten:
+        install(model, sites[0], read(model, sites[0]))
+    gate_up = {s.expert[2]: read(model, s).dense() for s in sites if "gate_up" in s.name}
+    experts = model.get_submodule(sites[0].expert[0])
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handle = experts.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[1])))
+    rows: dict[str, list[torch.Tensor]] = {site.name: [] for site in sites}
+    with torch.no_grad():
+        for batch in data:
+            model(**batch)
+            hidden, chosen = seen.pop()
+            for t, kept in enumerate(batch["attention_mask"].flatten()):
+                for e in chosen[t].tolist() if kept else ():
+                    rows[f"{sites[0].expert[0]}.gate_up_proj.{e}"].append(hidden[t].double())
+                    gate, up = (gate_up[e] @ hidden[t]).chunk(2)
+                    inner = (F.silu(gate) * up).double()
+                    rows[f"{sites[0].expert[0]}.down_proj.{e}"].append(inner)
+    handle.remove()
+    notes = collect(model, sites, {"gram", "abs_mean"}, data)
+    for site in sites:
+        n = site.shape[1]
+        assert site.stats["tokens"] == len(rows[site.name])
+        same = [s for s in sites if s.expert[1] == site.expert[1]]
+        everything = [x for s in same for x in rows[s.name]]
+        own = min(len(rows[site.name]) / n, 1.0)
+
+        def moment(xs: list[torch.Tensor]) -> torch.Tensor:
+            return sum((torch.outer(x, x) for x in xs), torch.zeros(n, n)) / max(len(xs), 1)
+
+        oracle = own * moment(rows[site.name]) + (1 - own) * moment(everything)
+        torch.testing.assert_close(site.stats["gram"].double(), oracle, rtol=1e-4, atol=1e-8)
+    few = any(len(rows[s.name]) < s.shape[1] for s in sites)
+    assert few == any("pooled statistics" in note for note in notes)
+
+
+def test_an_expert_without_tokens_gets_the_pooled_statistics() -> None:
+    model, data = make("mixtral"), padded_batches(2)
+    with torch.no_grad():
+        model.model.layers[0].mlp.gate.weight[3] = 0
+        hidden: list[torch.Tensor] = []
+        gate = model.model.layers[0].mlp.gate
+        gate.register_forward_hook(lambda _, args, out: (out[0], out[1], out[2] % 3))
+    model.model.layers[0].mlp.experts.register_forward_pre_hook(
+        lambda _, args: hidden.append(args[1])
+    )
+    sites = [s for s in find_sites(model, "mlp") if s.kind == "expert" and s.layer == 0]
+    notes = collect(model, sites, {"gram"}, data)
+    assert all(int(chosen.max()) < 3 for chosen in hidden)
+    up = [s for s in sites if "gate_up" in s.name]
+    assert up[3].stats["tokens"] == 0
+    total = sum(s.stats["tokens"] for s in up)
+    assert total == 2 * 36
+    assert up[3].stats["gram"].shape == (32, 32)
+    assert any("3 (0)" in note for note in notes)
