@@ -10,6 +10,10 @@ from tests.calibration.oracles import padded_batches
 from tests.models.families import make
 
 
+def moment(xs: list[torch.Tensor], n: int) -> torch.Tensor:
+    return sum((torch.outer(x, x) for x in xs), torch.zeros(n, n)) / max(len(xs), 1)
+
+
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
 @pytest.mark.parametrize("rewritten", [False, True])
 def test_each_expert_sees_the_tokens_routed_to_it(family: str, rewritten: bool) -> None:
@@ -41,10 +45,7 @@ def test_each_expert_sees_the_tokens_routed_to_it(family: str, rewritten: bool) 
         everything = [x for s in same for x in rows[s.name]]
         own = min(len(rows[site.name]) / n, 1.0)
 
-        def moment(xs: list[torch.Tensor]) -> torch.Tensor:
-            return sum((torch.outer(x, x) for x in xs), torch.zeros(n, n)) / max(len(xs), 1)
-
-        oracle = own * moment(rows[site.name]) + (1 - own) * moment(everything)
+        oracle = own * moment(rows[site.name], n) + (1 - own) * moment(everything, n)
         torch.testing.assert_close(site.stats["gram"].double(), oracle, rtol=1e-4, atol=1e-8)
     few = any(len(rows[s.name]) < s.shape[1] for s in sites)
     assert few == any("pooled statistics" in note for note in notes)

@@ -53,7 +53,7 @@ def test_output_gram_is_the_second_moment_of_output_gradients() -> None:
         outputs: dict[str, torch.Tensor] = {}
         handles = [
             model.get_submodule(s.name).register_forward_hook(
-                lambda _, args, y, name=s.name: outputs.__setitem__(name, y)
+                lambda _, args, y, name=s.name, to=outputs: to.__setitem__(name, y)
             )
             for s in sites
         ]
@@ -115,7 +115,7 @@ def test_without_labels_fisher_estimates_the_squared_output_change() -> None:
     ).eval()  # fmt: skip
     data = padded_batches(1)
     sites = find_sites(model, "all-linear")
-    collect(model, sites, {"fisher", "output_gram"}, data * 600)
+    collect(model, sites, {"fisher", "output_gram"}, data * 200)
     oracle = torch.zeros(sites[-1].shape).double()
     for sample in singles(data):
         pooled = model(**sample).last_hidden_state[0].mean(0)
@@ -124,9 +124,9 @@ def test_without_labels_fisher_estimates_the_squared_output_change() -> None:
             (g,) = torch.autograd.grad(value, [parameter], retain_graph=True)
             oracle += g.double().square() / 3
     found = sites[-1].stats["fisher"].double()
-    assert float((found - oracle).norm() / oracle.norm()) < 0.06
+    assert float((found - oracle).norm() / oracle.norm()) < 0.1
     again = find_sites(model, "all-linear")
-    collect(model, again, {"fisher"}, data * 600)
+    collect(model, again, {"fisher"}, data * 200)
     assert torch.equal(again[-1].stats["fisher"], sites[-1].stats["fisher"])
     with pytest.raises(DataError, match="'gradient' needs labels"):
         collect(model, sites, {"gradient"}, data)

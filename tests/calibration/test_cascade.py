@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from corank.calibration import cascade, collect
+from corank.errors import DataError, SiteError
+from corank.models import Site, find_sites, install, read
+from corank.operators import Dense
+from tests.calibration.oracles import inputs_of, padded_batches
+from tests.models.families import make
+
+
+def shrink(model: nn.Module, site: Site) -> None:
+    """A rewrite that hurts: rank a quarter."""
+    w = read(model, site).dense().detach()
+    u, s, v = torch.linalg.svd(w, full_matrices=False)
+    r = max(1, min(w.shape) // 4)
+    install(model, site, Dense((u[:, :r] * s[:r]) @ v[:r]))
+
+
+def moments(
+    original: nn.Module, current: nn.Module, site: Site, data: list
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(E[x x^T], E[x0 x^T]) by running both models whole."""
+    x0, x = (torch.stack(inputs_of(m, site, data)) for m in (original, current))
+    return x.T @ x / len(x), x0.T @ x / len(x)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("granularity", ["block", "input"])
+def test_each_stage_equals_running_both_models_whole(family: str, granularity: str) -> None:
+    model, data = make(family).train(), padded_batches(2)
+    original = copy.deepcopy(model).eval()
+    if family == "bert":
+        sites = [s for s in find_sites(model) if s.layer is not None]
+    else:
+        sites = find_sites(model)
+    seen: list[str] = []
+    for stage in cascade(model, sites, {"gram"}, data, granularity=granularity):
+        current = copy.deepcopy(model).eval()
+        for site in stage:
+            gram, cross = moments(original, current, site, data)
+            torch.testing.assert_close(site.stats["gram"].double(), gram, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                site.stats["cross_gram"].double(), cross, rtol=1e-4, atol=1e-6
+            )
+        done = [s for s in sites if s.name in seen]
+        assert not any(site.stats for site in done)
+        for site in stage:
+            shrink(model, site)
+            seen.append(site.name)
+    assert sorted(seen) == sorted(site.name for site in sites)
+    assert model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_stages_follow_the_shared_inputs_in_order() -> None:
+    model = make("llama")
+    stages = cascade(model, find_sites(model), {"gram"}, padded_batches(1), granularity="input")
+    names = [[site.name.rpartition(".")[2] for site in stage] for stage in stages]
+    layer = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+    assert names == layer * 2
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_a_loop_that_rewrites_nothing_gets_what_collect_gives(family: str, tmp_path: Path) -> None:
+    model, data = make(family), padded_batches(3)
+    whole, parts = find_sites(model), find_sites(model)
+    collect(model, whole, {"gram", "abs_mean"}, data)
+    expected = {site.name: site.stats for site in whole}
+    notes: list[str] = []
+    for stage in cascade(
+        model, parts, {"gram", "abs_mean"}, data, targets="compressed", spill=tmp_path, notes=notes
+    ):
+        assert any(tmp_path.iterdir())
+        for site in stage:
+            assert site.stats.keys() == expected[site.name].keys()
+            for name, value in site.stats.items():
+                torch.testing.assert_close(value, expected[site.name][name], rtol=1e-5, atol=1e-7)
+    assert not any(tmp_path.iterdir())
+    assert bool(notes) == (family == "mixtral")
+
+
+def test_spilled_files_are_removed_when_the_loop_is_left(tmp_path: Path) -> None:
+    model = make("llama")
+    walk = cascade(model, find_sites(model), {"gram"}, padded_batches(1), spill=tmp_path)
+    next(walk)
+    assert any(tmp_path.iterdir())
+    walk.close()
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(DataError, match="is not a folder"):
+        next(cascade(model, find_sites(model), {"gram"}, padded_batches(1), spill=tmp_path / "no"))
+
+
+def test_experts_pair_the_original_input_of_the_same_tokens() -> None:
+    model, data = make("mixtral"), padded_batches(8)
+    original = copy.deepcopy(model)
+    sites = find_sites(model)
+    first, second = cascade_names(sites)
+    for stage in cascade(model, sites, {"gram"}, data):
+        if stage[0].layer == 1:
+            break
+        for site in stage:
+            if site.kind == "linear":
+                shrink(model, site)
+    pairs: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    grabbed: list[tuple[torch.Tensor, ...]] = []
+    for m in (original, model):
+        m.model.layers[1].mlp.experts.register_forward_pre_hook(
+            lambda _, args: grabbed.append(args)
+        )
+    with torch.no_grad():
+        for batch in data:
+            original(**batch)
+            model(**batch)
+            current, before = grabbed.pop(), grabbed.pop()
+            for t, kept in enumerate(batch["attention_mask"].flatten()):
+                for e in current[1][t].tolist() if kept else ():
+                    pairs.setdefault(e, []).append((before[0][t], current[0][t]))
+    checked = 0
+    for site in stage:
+        if site.name.startswith(second + ".gate_up_proj") and site.expert[2] in pairs:
+            rows = pairs[site.expert[2]]
+            oracle = sum(torch.outer(a, b) for a, b in rows) / len(rows)
+            if len(rows) >= site.shape[1]:
+                torch.testing.assert_close(site.stats["cross_gram"], oracle, rtol=1e-4, atol=1e-6)
+                checked += 1
+    assert checked
+    assert first != second
+
+
+def cascade_names(sites: list[Site]) -> list[str]:
+    return sorted({site.expert[0] for site in sites if site.kind == "expert"})
+
+
+def test_models_without_one_sequence_of_blocks_are_refused() -> None:
+    t5, mlp, llama = make("t5"), make("mlp"), make("llama")
+    data = padded_batches(1)
+    for model in (t5, mlp):
+        with pytest.raises(SiteError, match="block by block needs one sequence") as error:
+            next(cascade(model, find_sites(model), {"gram"}, data))
+        assert "collect" in str(error.value)
+    with pytest.raises(SiteError, match=r"lm_head.*outside the blocks"):
+        next(cascade(llama, find_sites(llama, ["lm_head"]), {"gram"}, data))
+    with pytest.raises(ValueError, match="no loss for fisher"):
+        next(cascade(llama, find_sites(llama), {"fisher"}, data))
+    with pytest.raises(ValueError, match="targets must be"):
+        next(cascade(llama, find_sites(llama), {"gram"}, data, targets="both"))
+
+
+def test_a_model_that_does_more_between_its_blocks_is_refused() -> None:
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x) * 2
+            return x
+
+    model = Between()
+    with pytest.raises(SiteError, match=r"blocks\.1.*does not simply hand"):
+        next(cascade(model, find_sites(model), {"gram"}, [torch.randn(3, 4)]))
