@@ -12,10 +12,6 @@ def count_each(ops: Iterable[Operator]) -> list[tuple[int, int]]:
     for op in ops:
         own = [(t, numbers) for t, numbers in op._stored() if id(t) not in billed]
         billed |= {id(t) for t, _ in own}
-        counts.append(
-            (
-                sum(t.numel() * numbers for t, numbers in own),
-                sum(t.numel() * t.element_size() for t, _ in own),
-            )
-        )
+        bytes_ = sum(t.numel() * t.element_size() for t, _ in own)
+        counts.append((sum(numbers for _, numbers in own), bytes_))
     return counts

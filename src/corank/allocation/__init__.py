@@ -1,0 +1,50 @@
+"""Budgets to choices: menus of (cost, error), one choice for each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import unknown
+from .candidate import Candidate, cost
+from .search import greedy, knapsack
+from .shares import block_influence, by_share, svd_llm_v2, uniform
+from .thresholds import energy, heavy_tail
+
+Allocator = Callable[[list[Candidate], int], list[int]]
+
+ALLOCATORS: dict[str, Allocator] = {
+    "uniform": uniform,
+    "energy": energy,
+    "greedy": greedy,
+    "knapsack": knapsack,
+    "svd_llm_v2": svd_llm_v2,
+    "heavy_tail": heavy_tail,
+    "block_influence": block_influence,
+    "sensitivity": greedy,
+}
+
+
+def find_allocator(name: str | Allocator) -> Allocator:
+    """The allocator of that name, or the callable itself."""
+    if callable(name):
+        return name
+    if name not in ALLOCATORS:
+        raise unknown("allocator", name, ALLOCATORS)
+    return ALLOCATORS[name]
+
+
+__all__ = [
+    "ALLOCATORS",
+    "Allocator",
+    "Candidate",
+    "block_influence",
+    "by_share",
+    "cost",
+    "energy",
+    "find_allocator",
+    "greedy",
+    "heavy_tail",
+    "knapsack",
+    "svd_llm_v2",
+    "uniform",
+]

@@ -1,0 +1,79 @@
+"""How much a unit's error matters, measured on the model itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..calibration import Batches
+from ..calibration.outputs import outputs
+from ..models import blocks, install, read
+from ..rewrites import Family
+from .candidate import Candidate
+from .shares import uniform
+
+
+@torch.no_grad()
+def by_sensitivity(
+    model: nn.Module,
+    candidates: list[Candidate],
+    family: Family,
+    batches: Batches,
+    budget: int,
+) -> list[float]:
+    """What the model's output loses when one unit alone is cut to the uniform share.
+
+    The weight is that squared output error per unit of the metric's own error, so that weight
+    times error predicts the output's error. One forward pass over `batches` for each unit.
+    """
+    before = outputs(model, batches)
+    weights = []
+    for candidate, pick in zip(candidates, uniform(candidates, budget), strict=True):
+        size, error = candidate.menu.values[pick], candidate.menu.errors[pick]
+        if size is None or error == 0:
+            weights.append(1.0)
+            continue
+        sites = candidate.unit.sites
+        kept = [read(model, site) for site in sites]
+        for site, op in zip(sites, family.build(candidate.unit, size), strict=True):
+            install(model, site, op)
+        after = outputs(model, batches)
+        for site, op in zip(sites, kept, strict=True):
+            install(model, site, op)
+        change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
+        weights.append(change / error)
+    return weights
+
+
+@torch.no_grad()
+def by_influence(
+    model: nn.Module, candidates: list[Candidate], batches: Batches
+) -> list[float]:
+    """1 - E[cos(x_in, x_out)] of the block that each unit lies in (ShortGPT, arXiv 2403.03853)."""
+    sums: dict[str, list[float]] = {name: [0.0, 0.0] for name, _ in blocks(model)}
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            x = args[0] if args else kwargs["hidden_states"]
+            y = output[0] if isinstance(output, tuple) else output
+            cosine = torch.cosine_similarity(x.float(), y.float(), dim=-1)
+            sums[name][0] += float((1 - cosine).sum())
+            sums[name][1] += cosine.numel()
+
+        return hook
+
+    handles = [
+        block.register_forward_hook(watch(name), with_kwargs=True) for name, block in blocks(model)
+    ]
+    try:
+        outputs(model, batches)
+    finally:
+        for handle in handles:
+            handle.remove()
+    influence = {name: total / count for name, (total, count) in sums.items() if count}
+    return [
+        next((s for n, s in influence.items() if c.unit.sites[0].name.startswith(n + ".")), 1.0)
+        for c in candidates
+    ]

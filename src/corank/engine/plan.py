@@ -1,0 +1,122 @@
+"""What each unit is to become: menus and a budget turned into one size for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..allocation import Allocator, Candidate, find_allocator, uniform
+from ..allocation.weights import by_influence, by_sensitivity
+from ..calibration import Batches
+from ..errors import DataError, SiteError
+from ..models import Site, read
+from ..registry import Recipe
+from ..rewrites import Family, Menu, Unit
+from .budget import budget_numel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One size for each unit; None leaves the unit as it is."""
+
+    units: list[Unit]
+    sizes: list[int | None]
+
+    @property
+    def sites(self) -> list[Site]:
+        return [site for unit in self.units for site in unit.sites]
+
+    def of(self, sites: Sequence[Site]) -> Plan:
+        """The part of the plan whose units lie within these sites."""
+        names = {site.name for site in sites}
+        inside = [
+            (u, s) for u, s in zip(self.units, self.sizes, strict=True) if u.sites[0].name in names
+        ]
+        return Plan([u for u, _ in inside], [s for _, s in inside])
+
+
+def make_plan(
+    model: nn.Module,
+    groups: Sequence[Sequence[Site]],
+    recipe: Recipe,
+    *,
+    keep: float | None,
+    size: str | None,
+    rank: int | None,
+    allocate: str | Allocator | None = None,
+    round_to: int = 1,
+    inputs: Batches | None = None,
+) -> Plan:
+    """Choose a size for each group of sites, so that the budget is met from below.
+
+    Raises ValueError for an impossible budget, rank or multiple, naming the site.
+    """
+    if keep is None and size is None and rank is None:
+        rank = recipe.rank
+    if sum(x is not None for x in (keep, size, rank)) != 1:
+        raise ValueError(
+            "say how much is to stay by exactly one of keep= (a fraction of the targeted "
+            "parameters), size= (of the whole model) and rank= (of every site)"
+        )
+    units = [Unit(list(g), [read(model, site) for site in g]) for g in groups]
+    if rank is not None:
+        return Plan(units, [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units])
+    name = allocate or recipe.allocate
+    pick = find_allocator(name)
+    candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]
+    targeted = sum(c.numel for c in candidates)
+    element_bytes = max(op.dtype.itemsize for unit in units for op in unit.ops)
+    budget = budget_numel(model, targeted, keep=keep, size=size, element_bytes=element_bytes)
+    for candidate, weight in zip(
+        candidates, _weights(name, model, candidates, recipe.family, inputs, budget), strict=True
+    ):
+        candidate.weight = weight
+    picks = pick(candidates, budget)
+    return Plan(units, [c.menu.values[p] for c, p in zip(candidates, picks, strict=True)])
+
+
+def rounded(menu: Menu, multiple: int) -> Menu:
+    """The menu with only those sizes that are multiples, besides leaving the unit as it is."""
+    if multiple < 1:
+        raise ValueError(f"round_to={multiple}: a multiple is at least 1")
+    kept = [i for i, v in enumerate(menu.values) if v is None or v % multiple == 0]
+    return Menu(
+        [menu.values[i] for i in kept], [menu.costs[i] for i in kept], lambda: menu.spectrum
+    )
+
+
+def _checked(unit: Unit, rank: object) -> int:
+    most = min(sum(site.shape[0] for site in unit.sites), unit.sites[0].shape[1])
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
+        raise SiteError(
+            unit.name,
+            f"rank {rank!r} is outside 1 to {most}, the smaller side of its {unit.sites[0].shape}",
+            "Ask for a rank in that range, or exclude the site",
+        )
+    return rank
+
+
+def _weights(
+    name: str | Allocator,
+    model: nn.Module,
+    candidates: list[Candidate],
+    family: Family,
+    inputs: Batches | None,
+    budget: int,
+) -> list[float]:
+    if name not in ("sensitivity", "block_influence"):
+        return [1.0] * len(candidates)
+    if inputs is None:
+        raise DataError(f"allocate={name!r} measures the model on data: give data=")
+    if name == "sensitivity":
+        return by_sensitivity(model, candidates, family, inputs, budget)
+    return by_influence(model, candidates, inputs)
+
+
+def plan_by_shape(
+    model: nn.Module, groups: Sequence[Sequence[Site]], recipe: Recipe, **budget: object
+) -> Plan:
+    """The plan of the uniform allocation, which looks at nothing but shapes."""
+    return make_plan(model, groups, recipe, allocate=uniform, **budget)  # type: ignore[arg-type]

@@ -1,0 +1,27 @@
+"""Which sites are rewritten together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ..models import Site
+from ..registry import Grouping
+
+#: Roles whose layers can share an input basis; o and down are left alone (Basis Sharing).
+SHARING = frozenset({"q", "k", "v", "qkv", "up", "gate", "gate_up"})
+
+
+def consecutive_layers(count: int) -> Grouping:
+    """Groups of `count` successive sites of one role and shape; other sites stay alone."""
+    if count < 1:
+        raise ValueError(f"layers={count}: a group has at least one layer")
+
+    def group(sites: Sequence[Site]) -> list[list[Site]]:
+        alike: dict[object, list[Site]] = defaultdict(list)
+        for site in sites:
+            alone = site.role not in SHARING
+            alike[site.name if alone else (site.role, site.shape)].append(site)
+        return [run[i : i + count] for run in alike.values() for i in range(0, len(run), count)]
+
+    return group

@@ -1,0 +1,245 @@
+"""W -> b a: one solver; a metric, an allocation and a grouping for each paper."""
+
+from __future__ import annotations
+
+from ..metrics import (
+    activation_scale,
+    covariance,
+    euclidean,
+    fisher_rows,
+    second_moment,
+    two_sided,
+)
+from ..registry import Healing, Paper, Recipe, method
+from ..rewrites import compensation, round_to_nearest, truncation, utilised
+from .grouping import consecutive_layers
+
+OPTIMAL = ("compresses", "optimal")
+
+
+@method(
+    Paper("Truncated SVD", "", "Eckart and Young, Psychometrika 1 (1936), 211-218"),
+    area="compress",
+    laws=OPTIMAL,
+)
+def svd() -> Recipe:
+    """The nearest matrix of lower rank in the Frobenius norm; needs no data."""
+    return Recipe(truncation(euclidean()))
+
+
+@method(
+    Paper(
+        "Language model compression with weighted low-rank factorization (FWSVD)",
+        "2207.00112",
+        "section 3: SVD of D W, D the square roots of the Fisher information summed over a row",
+        "which axis of an nn.Linear weight a row is was not found; ports differ, so it is `axis`; "
+        "gradients are squared per sample, not per batch",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def fwsvd(axis: str = "out") -> Recipe:
+    """Rows (`axis="out"`) or columns ("in") weighted by their summed Fisher information."""
+    return Recipe(truncation(fisher_rows(axis)))
+
+
+@method(
+    Paper(
+        "ASVD: Activation-aware Singular Value Decomposition",
+        "2312.05821",
+        "equations 7 and 8",
+        "the rank search by perplexity (section 3.4) is left to `allocate`",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def asvd(alpha: float = 0.5) -> Recipe:
+    """Columns scaled by the mean absolute activation to the power `alpha` >= 0 (paper: 0.5)."""
+    return Recipe(truncation(activation_scale(alpha)))
+
+
+@method(
+    Paper(
+        "SVD-LLM: Truncation-aware Singular Value Decomposition",
+        "2403.07378",
+        "section 3.1, theorem 3.2",
+        "the same minimiser in projection form, U U^T W, so no Cholesky factor is inverted; "
+        "the sequential LoRA update of section 3.2 is left to healing",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def svd_llm(ridge: float = 0.0) -> Recipe:
+    """The best low-rank outputs on the calibration inputs: the metric of their second moment."""
+    return Recipe(truncation(second_moment(ridge)))
+
+
+@method(
+    Paper(
+        "SVD-LLM V2: Optimizing Singular Value Truncation",
+        "2503.12340",
+        "algorithms 1 and 2",
+        "log(e + loss) for log(loss), which changes sign below one; shares clipped to [0, 1]",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def svd_llm_v2(ridge: float = 0.0) -> Recipe:
+    """SVD-LLM's minimiser; within a type of matrix, ratios by the inverse log of the loss."""
+    return Recipe(truncation(second_moment(ridge)), allocate="svd_llm_v2")
+
+
+@method(
+    Paper(
+        "Advancing SVD-based LLM Compression via Layer-Wise Error Model Search (KFAC-SVD)",
+        "",
+        "OpenReview IjIgNPFuCt: statistics of single tokens, shrinkage of both sides",
+        "the symmetric root of the output moment, where the published code has a Cholesky factor "
+        "on the wrong side; gradients are neither trimmed by position nor clipped",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def kfac_svd(shrink: float = 0.1, shrink_output: float = 0.3) -> Recipe:
+    """Errors weighed by the inputs' and by the output gradients' second moments.
+
+    `shrink` and `shrink_output`, in [0, 1), mix each moment with its mean diagonal (paper: 0.1,
+    0.3 for language models, 0.7 on the output side for vision).
+    """
+    ridges = (s / (1 - s) for s in (shrink, shrink_output))
+    return Recipe(truncation(two_sided(*ridges)))
+
+
+@method(
+    Paper(
+        "Rethinking Compression: Reduced Order Modelling of Latent Features (LLM-ROM)",
+        "2312.07046",
+        "section 2: eigenvectors of the outputs' covariance, layer by layer",
+        "the paper says covariance and reconstructs without a mean; centred=True keeps the mean "
+        "in the bias, centred=False is the literal reconstruction; which blocks and how much is "
+        "left to targets and allocate",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def rom(centred: bool = True) -> Recipe:
+    """Principal output features, each layer fed by the layers reduced before it."""
+    measure = covariance() if centred else second_moment()
+    return Recipe(truncation(measure), correct_bias=centred, cascade="compressed")
+
+
+@method(
+    Paper(
+        "Unified Low-rank Compression Framework for Click-through Rate Prediction",
+        "2405.18146",
+        "atomic feature mimicking: centred covariance of the outputs, and of looked-up rows",
+        "no ReLU between the factors of a multilayer perceptron, so the map stays linear",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def afm() -> Recipe:
+    """Principal components of the centred outputs, of linear layers and embedding tables alike."""
+    return Recipe(truncation(covariance()), correct_bias=True)
+
+
+@method(
+    Paper(
+        "LoRD: Low Rank Decomposition of Monolingual Code LLMs for One-Shot Compression",
+        "2309.14021",
+        "atomic feature mimicking of every linear layer, one rank per kind of layer",
+        "only the abstract could be read: that the outputs' covariance is centred, as in atomic "
+        "feature mimicking, is not confirmed",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def lord(ridge: float = 0.0) -> Recipe:
+    """One shot from the outputs' covariance, the mean kept in the bias."""
+    return Recipe(truncation(covariance(ridge)), correct_bias=True)
+
+
+@method(
+    Paper(
+        "From GaLore to WeLore: How Low-Rank Weights Non-uniformly Emerge",
+        "2407.11239",
+        "one threshold on the singular values scaled to [0, 1]; low-rank components train",
+        "the threshold is searched to meet the budget; a matrix stays dense where its factors "
+        "would store more, which is the paper's rule of half the rank for square matrices",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def welore() -> Recipe:
+    """Non-uniform ranks by a common heavy-tail threshold; only the factors stay trainable."""
+    return Recipe(truncation(euclidean()), allocate="heavy_tail", train_rewritten=True)
+
+
+@method(
+    Paper(
+        "Revealing the Utilized Rank of Subspaces of Learning in Neural Networks",
+        "2407.04797",
+        "W' = P_S W P_T, utilised rank min(k_S, k_T)",
+        "the paper's centring and thresholds were not found: second moments, and the largest "
+        "common share of energy that a rank allows",
+    ),
+    area="compress",
+    laws=("compresses",),
+)
+def utilized_rank() -> Recipe:
+    """Project on the input and output subspaces that the data uses, then factorise."""
+    return Recipe(utilised(), allocate="energy")
+
+
+@method(
+    Paper(
+        "Basis Sharing: Cross-Layer Parameter Sharing for Large Language Model Compression",
+        "2410.03765",
+        "section 3: SVD of the group's weights side by side under their summed second moment",
+        "the coefficients are not refitted on the compressed model's inputs",
+    ),
+    area="compress",
+    laws=("compresses",),
+)
+def basis_sharing(layers: int = 2, ridge: float = 0.0) -> Recipe:
+    """`layers` >= 1 consecutive layers share the input-side factor of q, k, v, up and gate."""
+    return Recipe(truncation(second_moment(ridge)), group=consecutive_layers(layers))
+
+
+@method(
+    Paper(
+        "EoRA: Training-free Compensation for Compressed LLM with Eigenspace Low-Rank "
+        "Approximation",
+        "2410.21271",
+        "the projected residual's SVD, in projection form",
+        "null directions of the inputs need no special case; the default rank is the paper's 128 "
+        "or the layer's smaller side",
+    ),
+    area="compress",
+    laws=("compensates",),
+)
+def eora(bits: int = 4, group: int = 64) -> Recipe:
+    """Low-rank compensation, in the inputs' metric, of what another compression lost.
+
+    Of the model as given where `original=` names the model before; otherwise of rounding to
+    `bits` (2 to 8) in groups of `group` numbers.
+    """
+    repair = compensation(round_to_nearest(bits, group), truncation(second_moment()))
+    return Recipe(repair, rank=128)
+
+
+@method(
+    Paper(
+        "PELA: Learning Parameter-Efficient Models with Low-Rank Approximation",
+        "2310.10700",
+        "section 3: feature distillation and the weight perturbation regulariser",
+        "the regulariser is zero, not a pull upwards, while the largest change is below epsilon; "
+        "healing reads the calibration data, not a pre-training set",
+    ),
+    area="compress",
+    laws=("compresses", "heals"),
+)
+def pela(distillation: float = 1.0, perturbation: float = 1.0, epsilon: float = 1e-3) -> Recipe:
+    """Truncated SVD, then healing: block features near the original's, weights near it too."""
+    healing = Healing(distillation, perturbation, epsilon)
+    return Recipe(truncation(euclidean()), heal=healing)

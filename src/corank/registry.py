@@ -1,0 +1,143 @@
+"""Methods as data: what a method composes, where its paper says so, and which laws it obeys."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import unknown
+from .models import Site
+from .rewrites import Family
+
+Grouping = Callable[[Sequence[Site]], list[list[Site]]]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from, what of it is implemented, and what differs on purpose."""
+
+    title: str
+    arxiv: str
+    where: str
+    deviations: str = ""
+
+
+def each_alone(sites: Sequence[Site]) -> list[list[Site]]:
+    """Every site is its own unit."""
+    return [[site] for site in sites]
+
+
+@dataclass(frozen=True)
+class Healing:
+    """How a compressed model is trained back towards the original; see `corank.heal`.
+
+    loss = distillation * mean squared difference of the blocks' features
+         + perturbation * mean over weights of max(0, max|W' - W| - epsilon)^2.
+    """
+
+    distillation: float = 1.0
+    perturbation: float = 0.0
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One configured method: its parts, empty ones meaning 'as usual'.
+
+    `family` makes the operators; `group` says which sites are rewritten together; `allocate`
+    names the default allocator, and `rank` a default rank where the method has no budget;
+    `correct_bias` moves what the rewrite does to the mean input into the bias; `cascade` takes
+    each site's inputs from the model compressed so far; `train_rewritten` leaves only the
+    rewritten sites trainable; `heal` is the training that follows.
+    """
+
+    family: Family
+    group: Grouping = each_alone
+    allocate: str = "uniform"
+    rank: int | None = None
+    correct_bias: bool = False
+    cascade: str | None = None
+    train_rewritten: bool = False
+    heal: Healing | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics to collect for this recipe."""
+        return self.family.needs | ({"mean"} if self.correct_bias else set())
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: `method.build(**params)` returns its Recipe or, for a probe, its value."""
+
+    key: str
+    area: str
+    paper: Paper
+    build: Callable[..., Any]
+    laws: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Each parameter's default; `inspect.Parameter.empty` where it has none."""
+        return {
+            name: p.default
+            for name, p in inspect.signature(self.build).parameters.items()
+            if p.kind is not p.VAR_POSITIONAL
+        }
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.build) or "").split("\n", 1)[0]
+
+    def recipe(self, params: Mapping[str, Any]) -> Any:
+        """The method with these parameters; an unknown one raises with the nearest names."""
+        for name in params:
+            if name not in self.parameters:
+                raise unknown(f"parameter of {self.key!r}", name, self.parameters)
+        return self.build(**params)
+
+    def to_json(self) -> dict[str, Any]:
+        """Key, area, summary, paper, parameters and laws, as plain JSON values."""
+        return {
+            "key": self.key,
+            "area": self.area,
+            "summary": self.summary,
+            "paper": vars(self.paper),
+            "parameters": {k: _plain(v) for k, v in self.parameters.items()},
+            "laws": sorted(self.laws),
+        }
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    paper: Paper, *, area: str, laws: Sequence[str] = (), key: str | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: register a function that returns a Recipe (or a probe) under its name or `key`."""
+
+    def register(build: Callable[..., Any]) -> Callable[..., Any]:
+        name = key or build.__name__
+        if name in METHODS:
+            raise ValueError(f"two methods are called {name!r}: rename one")
+        METHODS[name] = Method(name, area, paper, build, frozenset(laws))
+        return build
+
+    return register
+
+
+def find_method(key: str, area: str | None = None) -> Method:
+    """The method of that key; ValueError with the nearest names if there is none in `area`."""
+    known = {k: m for k, m in METHODS.items() if area is None or m.area == area}
+    if key not in known:
+        raise unknown("method" if area is None else f"{area} method", key, known)
+    return known[key]
+
+
+def _plain(value: Any) -> Any:
+    if value is inspect.Parameter.empty:
+        return "required"
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

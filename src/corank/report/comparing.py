@@ -1,0 +1,58 @@
+"""The measured sections of a report, made from the original and the compressed model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from .fidelity import measure_each
+from .quantised import quantised_variants
+from .report import Report
+from .sections import OWN
+from .speed import measure_speed
+
+
+def add_measurements(
+    report: Report,
+    original: nn.Module,
+    compressed: nn.Module,
+    heldout: Mapping[str, Sequence[Any]],
+    *,
+    sites: Collection[str] | None = None,
+    repeats: int = 7,
+) -> None:
+    """Add the sections "fidelity" and "speed" to a report, and a note for what was not measured.
+
+    heldout: domain -> batches that the compression did not see; the first one's first batch is
+        also what the speed is measured on.
+    sites: the layers that torchao is to quantise, for a comparison on the same weights.
+
+    The dense model, the compressed one ("corank") and torchao's int8 and int4 weight-only variants
+    of the dense one stand side by side. Raises ValueError for no held-out data.
+    """
+    if not heldout:
+        raise ValueError("measuring fidelity and speed takes held-out data: give one domain")
+    variants, notes = quantised_variants(original, sites)
+    report.notes += notes
+    for name in list(variants):  # a kernel may be missing only when it runs
+        try:
+            measure_speed({name: variants[name]}, next(iter(heldout.values()))[0], repeats=1)
+        except Exception as error:
+            del variants[name]
+            report.notes.append(f"not compared with torchao {name} weight-only: {error}")
+    rows: list[dict[str, Any]] = []
+    closeness: dict[str, dict[str, float]] = {name: {} for name in (OWN, *variants)}
+    for domain, batches in heldout.items():
+        found = measure_each(original, {OWN: compressed, **variants}, batches, domain)
+        rows += found[OWN]
+        for name, measured in found.items():
+            closeness[name] |= {f"{domain}: {row['measure']}": row["after"] for row in measured}
+    report.sections["fidelity"] = rows
+    models = {"dense": original, OWN: compressed, **variants}
+    speed = measure_speed(models, next(iter(heldout.values()))[0], repeats)
+    for row in speed:
+        if row["variant"] in closeness:
+            row["fidelity"] = closeness[row["variant"]]
+    report.sections["speed"] = speed

@@ -1,0 +1,127 @@
+"""The measured sections of a report as titled tables, shared by text, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .units import show_bytes, show_count, show_error, show_fraction, show_value
+
+#: Measures of which less is better; of all others more is.
+LOWER_IS_BETTER = ("perplexity", "error")
+OWN = "corank"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, a sentence on how it was measured, a table, and what to beware of."""
+
+    title: str
+    about: str
+    header: list[str]
+    rows: list[list[str]]
+    warnings: list[str] = field(default_factory=list)
+
+
+def list_sections(sections: Mapping[str, Any]) -> list[Section]:
+    """The sections "fidelity", "speed" and "disk", as far as they are there, in this order."""
+    found = []
+    if sections.get("fidelity"):
+        found.append(_fidelity(sections["fidelity"]))
+    if sections.get("speed"):
+        found.append(_speed(sections["speed"]))
+    if sections.get("disk"):
+        found.append(_disk(sections["disk"]))
+    return found
+
+
+def improves(measure: str, value: float, over: float) -> bool:
+    """Whether `value` of that measure is better than `over`."""
+    return value < over if measure.endswith(LOWER_IS_BETTER) else value > over
+
+
+def quantisation_wins(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A plain sentence for each quantised variant of no more bytes that is faster or closer.
+
+    rows: of the section "speed"; the compressed model's own is the variant "corank".
+    """
+    own = next((row for row in rows if row["variant"] == OWN), None)
+    if own is None:
+        return []
+    warnings = []
+    for row in rows:
+        if row["variant"] in (OWN, "dense") or row["bytes"] > own["bytes"]:
+            continue
+        better = _advantages(row, own)
+        if better:
+            warnings.append(
+                f"quantisation wins here: {row['variant']} takes {show_bytes(row['bytes'])}, not "
+                f"more than the {show_bytes(own['bytes'])} of this model, and is better in "
+                + "; ".join(better)
+            )
+    return warnings
+
+
+def _advantages(row: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    better = []
+    if row["tokens_per_second"] > own["tokens_per_second"]:
+        times = row["tokens_per_second"] / own["tokens_per_second"]
+        better.append(f"speed ({times:.2f} times the tokens per second)")
+    for name, value in (row.get("fidelity") or {}).items():
+        mine = (own.get("fidelity") or {}).get(name)
+        if mine is not None and improves(name, value, over=mine):
+            better.append(f"{name} ({show_value(value)} against {show_value(mine)})")
+    return better
+
+
+def _fidelity(rows: Sequence[Mapping[str, Any]]) -> Section:
+    table = [
+        [r["domain"], r["measure"], show_value(r["before"]), show_value(r["after"]), r["unit"]]
+        for r in rows
+    ]
+    return Section(
+        "Fidelity",
+        "Measured on text that the compression did not see. 'before' is the original model.",
+        ["domain", "measure", "before", "after", "unit"],
+        table,
+    )
+
+
+def _speed(rows: Sequence[Mapping[str, Any]]) -> Section:
+    measures = list(dict.fromkeys(name for row in rows for name in row.get("fidelity") or {}))
+    table = [
+        [
+            row["variant"],
+            show_bytes(row["bytes"]),
+            show_count(row["tokens_per_second"]),
+            f"{row['relative']:.2f}x",
+            *(_optional(row, name) for name in measures),
+        ]
+        for row in rows
+    ]
+    return Section(
+        "Speed and size against quantisation",
+        "Median of interleaved rounds on this machine; bytes are of the whole model in memory.",
+        ["variant", "bytes", "tokens/s", "to dense", *measures],
+        table,
+        quantisation_wins(rows),
+    )
+
+
+def _optional(row: Mapping[str, Any], measure: str) -> str:
+    value = (row.get("fidelity") or {}).get(measure)
+    if value is None:
+        return "-"
+    return show_error(value) if measure.endswith("error") else show_value(value)
+
+
+def _disk(disk: Mapping[str, Any]) -> Section:
+    before, after = disk["before"], disk["after"]
+    row = [show_bytes(before), show_bytes(after), show_fraction(after / before if before else None)]
+    return Section(
+        "On disk",
+        "All files of the model's folder, tokenizer included.",
+        ["before", "after", "fraction"],
+        [row],
+    )

@@ -1,0 +1,59 @@
+"""Rewrites, Operator -> Operator, and families of them that an allocator chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..metrics import Measure, euclidean
+from ..models import Site
+from ..operators import Operator
+from .menu import Menu
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """`rewrite(op, site)` is the operator to put in the place of `op`.
+
+    It may look at the site's role, generator and pool, and at the statistics in `needs` only.
+    """
+
+    apply: Callable[[Operator, Site], Operator]
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, op: Operator, site: Site) -> Operator:
+        return self.apply(op, site)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Sites that are rewritten together, because they share something; most often one."""
+
+    sites: Sequence[Site]
+    ops: Sequence[Operator]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(site.name for site in self.sites)
+
+    @property
+    def numel(self) -> int:
+        return sum(op.numel() for op in self.ops)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rewrites of units, indexed by a size (a rank).
+
+    `menu(unit)` lists the sizes with their costs and errors; `build(unit, size)` returns an
+    operator for each of the unit's sites. `measure` is what the errors are measured in.
+    """
+
+    menu: Callable[[Unit], Menu]
+    build: Callable[[Unit, int], list[Operator]]
+    measure: Measure = field(default_factory=euclidean)
+    needs: frozenset[str] = frozenset()
+
+    def at(self, size: int) -> Rewrite:
+        """The member of that size, as a rewrite of single operators."""
+        return Rewrite(lambda op, site: self.build(Unit([site], [op]), size)[0], self.needs)
