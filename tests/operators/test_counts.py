@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from corank.operators import (
     BlockDiagonal,
@@ -28,6 +29,7 @@ from corank.operators import (
     sparsify,
     transpose,
 )
+from corank.operators.counting import count_each
 
 
 def low_rank(out: int, into: int, rank: int) -> LowRank:
@@ -106,8 +108,6 @@ def test_product_associates_as_the_matrix_chain_would() -> None:
     assert dense_flops(structured) == 100 * 9
     right = Product(dense(9, 100), Permutation(torch.randperm(100)))
     assert dense_flops(right) == 0
-    from torch.utils.flop_counter import FlopCounterMode
-
     for op in (chain, two, right):
         with FlopCounterMode(display=False) as counter:
             op.dense()
@@ -115,8 +115,6 @@ def test_product_associates_as_the_matrix_chain_would() -> None:
 
 
 def test_counted_products_are_those_torch_runs() -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
     for name in ("dense", "low_rank", "block_diagonal", "kron", "kron_left", "product"):
         op, expected = FLOPS[name]
         with FlopCounterMode(display=False) as counter:
@@ -126,3 +124,13 @@ def test_counted_products_are_those_torch_runs() -> None:
     with FlopCounterMode(display=False) as counter:
         op(torch.randn(T, 6))
     assert counter.get_total_flops() == op.flops(T) - T * 5
+
+
+def test_leaves_shared_between_operators_are_billed_once() -> None:
+    first, q = dense(4, 4), quantise_uniform(torch.randn(4, 16), 4, 16)
+    mask = torch.ones(2, dtype=torch.bool)
+    masked = LowRank(torch.randn(4, 2), torch.randn(2, 4), mask=mask)
+    ops = [first, q, Dense(first.weight) + dense(4, 4), masked]
+    expected = [(16, 64), (64 + 4, 32 + 16), (16, 64), (16, 64 + 2)]
+    assert count_each(ops) == expected
+    assert count_each([q]) == [(q.numel(), q.bytes())]
