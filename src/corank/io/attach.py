@@ -23,7 +23,7 @@ def attach(model: nn.Module) -> None:
     from .quantizer import CorankConfig, CorankQuantizer, skeleton_of
 
     for part in _outermost(model):
-        quantizer = getattr(part, "hf_quantizer", None)
+        quantizer: Any = getattr(part, "hf_quantizer", None)
         attached = isinstance(quantizer, CorankQuantizer)
         if next(layers(part), None) is None:
             if attached:

@@ -17,7 +17,7 @@ from .record import read_header, require_sealed, seal, verify
 from .skeletons import (
     Places,
     describe_model,
-    expected_tensors,
+    expected_shapes,
     join,
     pairs,
     rebuild,
@@ -126,7 +126,7 @@ def _verify_files(files: list[Path], skeleton: dict[str, Any]) -> None:
     stored = {name: entry for file in files for name, entry in read_header(file).items()}
     if skeleton["files"] is not None:
         verify(files, skeleton["files"])
-    for name, (shape, _) in expected_tensors(skeleton).items():
+    for name, shape in expected_shapes(skeleton).items():
         if name not in stored or stored[name]["shape"] != shape:
             found = stored[name]["shape"] if name in stored else "nothing"
             raise FormatError(f"{name} should be stored with shape {shape}; the files have {found}")

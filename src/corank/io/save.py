@@ -49,7 +49,8 @@ def save(
     shard_bytes = parse_bytes(max_shard_size)
     model = getattr(model, "_orig_mod", model)  # under torch.compile
     _require_values(model)
-    files = None if source is None else companions(Path(source))
+    if source is not None:
+        companions(Path(source))  # refused before anything is written
     with replace_folder(path) as folder:
         if hasattr(model, "save_pretrained"):
             _save_pretrained(model, folder, shard_bytes)
@@ -59,10 +60,8 @@ def save(
             save_plain(model, folder, shard_bytes)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        for file, name in (files or {}).items():
-            if not (folder / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, folder / name)
+        if source is not None:
+            copy_companions(Path(source), folder)
 
 
 def companions(source: Path) -> dict[Path, Path]:
@@ -81,6 +80,14 @@ def companions(source: Path) -> dict[Path, Path]:
         for file in found
         if file.parent != source or not any(fnmatch(file.name, pattern) for pattern in weights)
     }
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy the companions of a model folder, except those that `folder` has already."""
+    for file, name in companions(source).items():
+        if not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
 
 
 def _save_pretrained(model: Any, folder: Path, shard_bytes: int) -> None:

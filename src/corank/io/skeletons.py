@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import FormatError
 from ..layers import Convolution, Embedding, Experts, Linear
-from ..models import Site, install
+from ..models import Site, install, read
 from ..models.kinds import PROJECTIONS, is_layer
 from ..operators import Operator, build, describe
 from .record import FORMAT
@@ -124,15 +124,22 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
         owner._buffers[leaf] = tensor
 
 
-def expected_tensors(skeleton: Mapping[str, Any]) -> dict[str, tuple[list[int], str]]:
-    """Shape and dtype of each stored leaf of the skeleton's operators, by its name."""
+def expected_shapes(skeleton: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shape of each stored leaf of the skeleton's operators, by its name.
+
+    Raises FormatError for an operator that cannot be built.
+    """
     found = {}
     for path, entry in skeleton["modules"].items():
         for op_path, op_skeleton in _operator_skeletons(entry):
-            for name, leaf in build(op_skeleton).state_dict().items():
+            try:
+                op = build(op_skeleton)
+            except (KeyError, TypeError, ValueError) as error:
+                raise FormatError(f"{path} cannot be rebuilt: {error}") from error
+            for name, leaf in op.state_dict().items():
                 full = f"{path}.{op_path}.{name}"
                 if full not in skeleton["shared"]:
-                    found[full] = (list(leaf.shape), str(leaf.dtype).removeprefix("torch."))
+                    found[full] = list(leaf.shape)
     return found
 
 
@@ -164,7 +171,12 @@ def _rebuild_layer(model: nn.Module, path: str, entry: Mapping[str, Any], dtype:
     expert = entry["kind"] == "expert"
     for op_path, skeleton in _operator_skeletons(entry):
         op, name = _cast(build(skeleton), dtype), f"{path}.{op_path}" if expert else path
-        install(model, Site(name, "other", None, op.shape, False, entry["kind"]), op)
+        site = Site(name, "other", None, op.shape, False, entry["kind"])
+        there = read(model, site).shape
+        if there != op.shape:
+            rows, columns = there
+            raise ValueError(f"{site.where} does not fit the {rows}x{columns} that is there")
+        install(model, site, op)
     layer = model.get_submodule(path)
     if isinstance(layer, Experts):
         layer.rewritten = {(projection, number) for projection, number in entry["rewritten"]}

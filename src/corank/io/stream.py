@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..models import Site, Targets, find_sites, install
 from ..operators import Dense, Operator, build, describe
 from .folder import replace_folder
 from .record import seal
-from .save import companions
+from .save import copy_companions
 from .shards import ShardWriter, parse_bytes
 from .skeletons import describe_model
 from .source import Source, empty_model
@@ -58,9 +57,7 @@ def stream(
         skeleton = describe_model(model) | {"dtype": dtype, "files": writer.shards.finish()}
         config.quantization_config = seal(skeleton)
         config.save_pretrained(new)
-        for file, name in companions(source_folder).items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, new / name)
+        copy_companions(source_folder, new)
     return writer.numel
 
 
@@ -111,14 +108,19 @@ class _Writer:
         targeted = self.experts[f"{path}.{projection}"]
         for number, matrix in enumerate(tensor):
             here = f"{path}.{projection}.{number}"
-            site = targeted.get(number) or Site(
-                here, "other", None, _shape(matrix), False, "expert"
-            )
-            if not isinstance(self.model.get_submodule(path), Experts):
-                install(self.model, site, Dense(matrix.to("meta")))
-                self.model.get_submodule(path).rewritten.clear()
-            if number not in targeted or not self._put(site, matrix, here):
+            self._unfuse(path, here, matrix)
+            if number not in targeted or not self._put(targeted[number], matrix, here):
                 self.shards.add(f"{here}.weight", matrix)
+
+    def _unfuse(self, path: str, here: str, matrix: Tensor) -> None:
+        """One operator per expert, none of them rewritten yet."""
+        if not isinstance(self.model.get_submodule(path), Experts):
+            shape = (matrix.shape[0], matrix.shape[1])
+            site = Site(here, "other", None, shape, False, "expert")
+            install(self.model, site, Dense(matrix.to("meta")))
+            layer = self.model.get_submodule(path)
+            assert isinstance(layer, Experts)
+            layer.rewritten.clear()
 
     def _put(self, site: Site, matrix: Tensor, prefix: str) -> bool:
         op = self.rewrite(site.name, matrix, site)
@@ -139,7 +141,3 @@ def _canonical(tensor: Tensor, kind: str) -> Tensor:
     if kind == "conv1d_transposed":
         return tensor.t().contiguous()
     return tensor.flatten(1) if kind == "conv" else tensor
-
-
-def _shape(matrix: Tensor) -> tuple[int, int]:
-    return matrix.shape[0], matrix.shape[1]
