@@ -60,19 +60,27 @@ def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:
 
 
 def spectrum(weight: Tensor, metric: Metric) -> Tensor:
-    """Squared singular values of A^(1/2) W C^(1/2), descending, length min(weight.shape), fp64."""
-    whitened = _from_left(metric.left, weight.double())
-    whitened = _from_left(metric.right, whitened.mT).mT
-    small = whitened if whitened.shape[0] <= whitened.shape[1] else whitened.mT
-    values = torch.linalg.eigvalsh(small @ small.mT).flip(0).clamp_min(0)
-    return torch.cat([values, values.new_zeros(min(weight.shape) - len(values))])
+    """Squared singular values of A^(1/2) W C^(1/2), descending, length min(weight.shape), fp64.
+
+    They are the eigenvalues of A^(1/2) W C W^T A^(1/2), so only the smaller side needs a root.
+    """
+    weight, outer, inner = weight.double(), metric.left, metric.right
+    if weight.shape[0] > weight.shape[1]:
+        weight, outer, inner = weight.mT, inner, outer
+    product = weight @ _times(inner, weight.mT)
+    if outer is not None:
+        outer = outer.double()
+        root = outer.sqrt() if outer.ndim == 1 else root_psd(outer).mT
+        product = _times(root, _times(root, product).mT)
+    values = torch.linalg.eigvalsh(product).flip(0).clamp_min(0)
+    return torch.cat([values, values.new_zeros(len(weight) - len(values))])
 
 
-def _from_left(moment: Tensor | None, matrix: Tensor) -> Tensor:
+def _times(moment: Tensor | None, matrix: Tensor) -> Tensor:
     if moment is None:
         return matrix
     moment = moment.to(matrix)
-    return moment.sqrt()[:, None] * matrix if moment.ndim == 1 else root_psd(moment).mT @ matrix
+    return moment[:, None] * matrix if moment.ndim == 1 else moment @ matrix
 
 
 def _stack(measure: Measure, unit: Unit) -> Tensor:
