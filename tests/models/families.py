@@ -314,7 +314,7 @@ def full_rank(op: Operator) -> LowRank:
     """The same matrix as two factors of full rank, by an exact SVD in float64."""
     u, s, vh = torch.linalg.svd(op.dense().detach().double(), full_matrices=False)
     root = s.sqrt()
-    return LowRank((u * root).to(op.dtype), (root[:, None] * vh).to(op.dtype))
+    return LowRank((u * root).contiguous().to(op.dtype), (root[:, None] * vh).to(op.dtype))
 
 
 def half_rank(op: Operator) -> LowRank:
@@ -327,4 +327,4 @@ def half_rank(op: Operator) -> LowRank:
             op.dense().new_empty(op.shape[0], rank), op.dense().new_empty(rank, op.shape[1])
         )
     )
-    return LowRank(full.b[:, :rank].detach(), full.a[:rank].detach())
+    return LowRank(full.b[:, :rank].detach().contiguous(), full.a[:rank].detach())

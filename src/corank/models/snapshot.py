@@ -31,7 +31,8 @@ def snapshot(model: nn.Module, sites: Sequence[Site]) -> Callable[[], None]:
             parent, _, name = path.rpartition(".")
             model.get_submodule(parent)._modules[name] = module
         for module, (gate_up, down, rewritten) in experts.items():
-            module.gate_up_proj[:], module.down_proj[:] = gate_up, down
+            for number, ops in enumerate(zip(gate_up, down, strict=True)):
+                module.gate_up_proj[number], module.down_proj[number] = ops
             module.rewritten = set(rewritten)
         for parameter, flag in trains.items():
             parameter.requires_grad_(flag)

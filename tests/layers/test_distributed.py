@@ -1,0 +1,77 @@
+"""DDP and FSDP2 over two gloo processes give what one process gives."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from corank.layers import Embedding, Linear
+from corank.operators import Dense, LowRank, Sum
+
+
+def _random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _model() -> nn.Sequential:
+    """A look-up, a trained LowRank, and a frozen Dense with trained factors beside it."""
+    trained = LowRank(_random(8, 4, seed=2), _random(4, 8, seed=3)).requires_grad_(True)
+    beside = LowRank(_random(8, 2, seed=4), _random(2, 8, seed=5)).requires_grad_(True)
+    return nn.Sequential(
+        Embedding(LowRank(_random(9, 4, seed=0), _random(4, 8, seed=1)).requires_grad_(True)),
+        Linear(trained, _random(8, seed=6)),
+        Linear(Sum(Dense(_random(8, 8, seed=7)), beside)),
+    )
+
+
+IDS = torch.tensor([[0, 3, 8], [3, 3, 1], [2, 2, 5], [8, 0, 7]])
+
+
+def _train(model: nn.Module, ids: Tensor) -> list[float]:
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for _ in range(3):
+        optimiser.zero_grad()
+        loss = model(ids).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def _shard(model: nn.Module) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.children():
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def _worker(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    for kind, wrap in {"ddp": nn.parallel.DistributedDataParallel, "fsdp2": _shard}.items():
+        losses = torch.tensor(_train(wrap(_model()), IDS[2 * rank : 2 * rank + 2]))
+        dist.all_reduce(losses)
+        torch.save(losses / 2, Path(folder) / f"{kind}{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_worker, (port, str(tmp_path)), nprocs=2)
+    expected = torch.tensor(_train(_model(), IDS))
+    for kind in ("ddp", "fsdp2"):
+        found = torch.load(tmp_path / f"{kind}0.pt", weights_only=True)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
