@@ -134,3 +134,15 @@ def test_leaves_shared_between_operators_are_billed_once() -> None:
     expected = [(16, 64), (64 + 4, 32 + 16), (16, 64), (16, 64 + 2)]
     assert count_each(ops) == expected
     assert count_each([q]) == [(q.numel(), q.bytes())]
+
+
+def test_a_thin_support_runs_by_compressed_rows() -> None:
+    weight = torch.randn(10, 10)
+    ran = {}
+    for kept in (10, 11):
+        op = sparsify(weight, torch.arange(100).reshape(10, 10) < kept)
+        for run in (op, transpose(op)):
+            with FlopCounterMode(display=False) as counter:
+                run(torch.randn(T, 10))
+            ran.setdefault(kept, set()).add(counter.get_total_flops())
+    assert ran == {10: {0}, 11: {2 * T * 100}}  # the counter does not see our own operation
