@@ -16,9 +16,7 @@ LIMIT = {torch.float64: 1e-6, torch.float32: 1e-3}
 @pytest.mark.parametrize("kind", hard.GRAMS)
 @pytest.mark.parametrize("shape", hard.SHAPES)
 @pytest.mark.parametrize("method", ["auto", "randomized"])
-def test_loss_is_eckart_young(
-    shape: str, kind: str, dtype: torch.dtype, method: str
-) -> None:
+def test_loss_is_eckart_young(shape: str, kind: str, dtype: torch.dtype, method: str) -> None:
     rows, columns = hard.SHAPES[shape]
     c = hard.gram(kind, columns)
     w = hard.weight(rows, columns).to(dtype)
@@ -28,7 +26,9 @@ def test_loss_is_eckart_young(
         assert u.shape == (rows, rank)
         assert u.dtype == dtype
         eye = torch.eye(rank, dtype=dtype)
-        torch.testing.assert_close(u.T @ u, eye, atol=1e-5 if dtype.itemsize == 4 else 1e-12, rtol=0)
+        torch.testing.assert_close(
+            u.T @ u, eye, atol=1e-5 if dtype.itemsize == 4 else 1e-12, rtol=0
+        )
         wide, basis = w.double(), u.double()
         best, total = hard.optimum(w, c, rank)
         assert hard.norm(wide - basis @ (basis.T @ wide), c) <= best + LIMIT[dtype] * total + 1e-30

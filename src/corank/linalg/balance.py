@@ -22,13 +22,11 @@ def balance(b: Tensor, a: Tensor, dtype: torch.dtype | None = None) -> tuple[Ten
     check_matrix(a, "a")
     if b.shape[1] != a.shape[0]:
         raise ValueError(f"b {tuple(b.shape)} and a {tuple(a.shape)} do not share a rank")
-    left, right = b.double(), a.double()
-    column = torch.linalg.vector_norm(left, dim=0)  # (r,)
-    row = torch.linalg.vector_norm(right, dim=1)  # (r,)
-    size = column.sqrt() * row.sqrt()  # roots first: the product of the norms may overflow
+    left, left_norm = _normalise(b.double().T)  # (r, m), (r,)
+    right, right_norm = _normalise(a.double())  # (r, n), (r,)
+    size = left_norm * right_norm  # (r,), each a root: the product of the norms may overflow
     order = size.argsort(descending=True, stable=True)
-    left = left * _ratio(size, column)
-    right = right * _ratio(size, row)[:, None]
+    left, right = (left * size[:, None]).T, right * size[:, None]
     balanced_b = left[:, order].to(dtype or b.dtype)
     balanced_a = right[order].to(dtype or a.dtype)
     if not (bool(torch.isfinite(balanced_b).all()) and bool(torch.isfinite(balanced_a).all())):
@@ -39,6 +37,10 @@ def balance(b: Tensor, a: Tensor, dtype: torch.dtype | None = None) -> tuple[Ten
     return balanced_b, balanced_a
 
 
-def _ratio(size: Tensor, norm: Tensor) -> Tensor:
-    """size / norm, and zero where the rank-one term is zero."""
-    return torch.where(size > 0, size / norm, torch.zeros_like(size))
+def _normalise(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of unit norm (zero rows stay) and the square roots of their norms, without overflow."""
+    peak = rows.abs().amax(dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
+    scaled = rows / peak[:, None]
+    norm = torch.linalg.vector_norm(scaled, dim=1)
+    unit = scaled / norm.clamp_min(torch.finfo(rows.dtype).tiny)[:, None]
+    return unit, peak.sqrt() * norm.sqrt()

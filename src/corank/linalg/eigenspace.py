@@ -49,6 +49,7 @@ def top_eigenspace(
     """
     eps = torch.finfo(like.dtype).eps
     block = apply(gaussian(side, min(side, eigenspace_width(rank)), like, generator))
+    previous = math.inf
     for _ in range(_ROUNDS):
         basis = torch.linalg.qr(block).Q  # (p, width)
         image = apply(basis)
@@ -58,12 +59,14 @@ def top_eigenspace(
         gain = _gain(image @ rotation[:, :rank] - vectors * values[:rank], values)
         tail = max(0.0, total - float(values[:rank].sum(dtype=torch.float64)))
         converged = gain <= max(_TOLERANCE[like.dtype] * tail, 16 * eps * total)
-        if converged:
-            break
+        settled = gain > 0.8 * previous and gain <= 256 * eps * total  # rounding, not progress
+        if converged or settled:
+            return Eigenspace(values[:rank], vectors, True)
+        previous = gain
         low, high = _shifts(max(float(values[-1]), 0.0))
         block = _independent(image - low * basis)
         block = apply(block) - high * block
-    return Eigenspace(values[:rank], vectors, converged)
+    return Eigenspace(values[:rank], vectors, False)
 
 
 def _gain(residual: Tensor, values: Tensor) -> float:

@@ -8,14 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_CHUNK_TOKENS = 4096
+_CHUNK_TOKENS = 1024
 
 
 @final
 class GramAccumulator:
     """Sum of x x^T, sum of x and count over tokens x (n,), added up in float64.
 
-    Products of at most 4096 tokens are computed in `dtype` (float32 or float64) and then added to
+    Products of at most 1024 tokens are computed in `dtype` (float32 or float64) and then added to
     float64 sums, so that rounding does not grow with the number of tokens.
     Memory: 8 n (n + 1) bytes on `device`.
     """
@@ -111,7 +111,9 @@ class GramAccumulator:
                 total += chunk.sum(0, dtype=torch.float64)
             else:
                 share = weights[start:stop].to(outer.device, self.dtype)
-                root = share.sqrt()[:, None]  # splits the weight evenly: the product stays symmetric
+                root = share.sqrt()[
+                    :, None
+                ]  # splits the weight evenly: the product stays symmetric
                 count += share.sum(dtype=torch.float64)
                 chunk = chunk * root
                 total += (chunk * root).sum(0, dtype=torch.float64)

@@ -7,13 +7,13 @@ eigenvectors of W C W^T. DRONE (Chen et al. 2021), SVD-LLM (2403.07378) and ROM 
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .checks import check_finite, check_matrix, check_rank, gaussian, own_generator, working_dtype
-from .eigenspace import Eigenspace, eigenspace_width, top_eigenspace
+from .eigenspace import eigenspace_width, top_eigenspace
 from .svd import fix_signs
 from .symmetric import symmetric_eigh
 
@@ -26,6 +26,8 @@ _EXACT_SIDE = 1024
 _EXPECTED_APPLIES = 8
 _LEVELS = 8
 _BLOCK = 512
+_SPIKES = 32
+_SPIKED = 4
 
 
 def top_left_subspace(
@@ -113,8 +115,8 @@ def _solve(
             residual = _deflate(core, found) if missing else core
             if missing == 0 or _is_rounding(residual, core):
                 break
-            values, vectors, _ = _leading(residual, metric, missing, method, generator)
-            kept = int((values > _cut(core, residual, metric, noise, values)).sum())
+            values, vectors, scale = _leading(residual, metric, missing, method, generator)
+            kept = int((values > _cut(core, residual, metric, noise, scale)).sum())
             if kept == 0:
                 break
             found = _extend(found, vectors[:, : min(kept, missing)])
@@ -125,36 +127,72 @@ def _solve(
     return found
 
 
+class _Leading(NamedTuple):
+    """Eigenpairs, descending; `scale` is the value whose rounding limits all of them."""
+
+    values: Tensor  # (k,)
+    vectors: Tensor  # (p, k)
+    scale: float
+
+
 def _leading(
     core: Tensor, gram: Tensor | None, rank: int, method: Method, generator: torch.Generator
-) -> Eigenspace:
+) -> _Leading:
     """Leading eigenpairs of core C core^T (p, p): all of them if exact, `rank` if randomised."""
-    side, columns = core.shape
-    width = eigenspace_width(rank)
+    side = core.shape[0]
     weighted = _weigh(core, gram)  # (p, n)
-    exact = method == "exact" or (
-        method == "auto" and (side <= _EXACT_SIDE or width > 0.4 * side)
-    )
-    if not exact:
-        formed = 2 * side * side * (columns + _EXPECTED_APPLIES * width)
-        implicit = 4 * side * columns * width * _EXPECTED_APPLIES
-        moment = _moment(weighted, core) if formed < implicit else None
-
-        def apply(block: Tensor) -> Tensor:
-            return weighted @ (core.T @ block) if moment is None else moment @ block
-
-        total = _inner(weighted, core)
-        space = top_eigenspace(apply, core, side, rank, total, generator=generator)
-        if space.converged:
-            return space
-        logger.warning("subspace iteration did not settle on %s; eigh instead", (side, columns))
+    if method == "randomized" or (
+        method == "auto" and side > _EXACT_SIDE and eigenspace_width(rank) <= 0.4 * side
+    ):
+        found = _iterate(core, weighted, rank, generator)
+        if found is not None:
+            return found
+        logger.warning("subspace iteration did not settle on %s; eigh instead", tuple(core.shape))
     values, vectors = symmetric_eigh(_moment(weighted, core))
-    return Eigenspace(values, vectors, True)
+    return _Leading(values, vectors, float(values[0]))
 
 
-def _cut(
-    core: Tensor, residual: Tensor, gram: Tensor | None, noise: float, values: Tensor
-) -> float:
+def _iterate(
+    core: Tensor, weighted: Tensor, rank: int, generator: torch.Generator
+) -> _Leading | None:
+    """`rank` leading eigenpairs of weighted core^T, or None if they did not converge.
+
+    Spikes go first, from a narrow block: float32 products with them in place would round away
+    what lies five orders below.
+    """
+    side, columns = core.shape
+    spikes = top_eigenspace(
+        lambda block: weighted @ (core.T @ block),
+        core,
+        side,
+        min(rank, _SPIKES),
+        _inner(weighted, core),
+        generator=generator,
+    )
+    count = int((spikes.values > _SPIKED * spikes.values[-1]).sum())
+    values, vectors = spikes.values[:count], spikes.vectors[:, :count]
+    if rank <= _SPIKES:
+        if not spikes.converged:
+            return None
+        return _Leading(spikes.values, spikes.vectors, float(spikes.values[0]))
+    core, weighted = _deflate(core, vectors), _deflate(weighted, vectors)
+    width = eigenspace_width(rank - count)
+    formed = 2 * side * side * (columns + _EXPECTED_APPLIES * width)
+    implicit = 4 * side * columns * width * _EXPECTED_APPLIES
+    moment = _moment(weighted, core) if formed < implicit else None
+
+    def apply(block: Tensor) -> Tensor:
+        return weighted @ (core.T @ block) if moment is None else moment @ block
+
+    total = _inner(weighted, core)
+    rest = top_eigenspace(apply, core, side, rank - count, total, generator=generator)
+    if not rest.converged:
+        return None
+    values = torch.cat([values, rest.values])
+    return _Leading(values, _extend(vectors, rest.vectors), float(rest.values[0]))
+
+
+def _cut(core: Tensor, residual: Tensor, gram: Tensor | None, noise: float, scale: float) -> float:
     """Size under which eigenvalues of residual C residual^T are rounding.
 
     Three sources: the eigendecomposition, the deflation, and the entries of C themselves, whose
@@ -163,17 +201,24 @@ def _cut(
     side = core.shape[0]
     eps = torch.finfo(core.dtype).eps
     spread = gram.diagonal() if gram is not None and gram.ndim == 2 else gram
-    deflation = (side * eps) ** 2 * _inner(_weigh(core, spread), core)
-    entries = noise * _inner(_weigh(residual, spread), residual) / side**0.5
-    return max(32 * eps * float(values[0]), deflation, entries)
+
+    def spread_energy(a: Tensor) -> float:
+        columns = torch.linalg.vector_norm(a, dim=0).square()  # (n,)
+        return float((columns if spread is None else columns * spread).sum())
+
+    deflation = (side * eps) ** 2 * spread_energy(core)
+    entries = noise * spread_energy(residual) / side**0.5 if noise else 0.0
+    return max(32 * eps * scale, deflation, entries)
 
 
 def _extend(found: Tensor, new: Tensor) -> Tensor:
-    """[found, new] with the columns of `new` made orthonormal and orthogonal to `found`."""
-    if found.shape[1] == 0:
-        return new
+    """[found, new] for orthonormal blocks, with `new` made orthogonal to `found`."""
     for _ in range(2):
-        new = torch.linalg.qr(_deflate(new, found)).Q
+        overlap = found.T @ new
+        new = new - found @ overlap
+        if float(overlap.square().sum()) <= torch.finfo(new.dtype).eps:
+            break  # so little was taken out that `new` is still orthonormal
+        new = torch.linalg.qr(new).Q
     return torch.cat([found, new], dim=1)
 
 
@@ -207,7 +252,8 @@ def _moment(weighted: Tensor, core: Tensor) -> Tensor:
 
 
 def _inner(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum(dtype=torch.float64))
+    """tr(a b^T), rows in the working dtype and their sum in float64."""
+    return float(torch.linalg.vecdot(a, b).sum(dtype=torch.float64))
 
 
 def _unit_peak(a: Tensor) -> Tensor:

@@ -65,9 +65,7 @@ def exact_svd(a: Tensor) -> SVDResult:
     )
 
 
-def truncated_svd(
-    a: Tensor, rank: int, generator: torch.Generator | None = None
-) -> SVDResult:
+def truncated_svd(a: Tensor, rank: int, generator: torch.Generator | None = None) -> SVDResult:
     """Best (or near-best) rank-`rank` SVD of a (m, n) by the cheaper algorithm.
 
     Exact if the smaller side is at most 256 or `rank` exceeds an eighth of it: three passes of

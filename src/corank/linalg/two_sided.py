@@ -52,9 +52,7 @@ def two_sided(
     return _turn_back(basis, b), a
 
 
-def _rows_with(
-    a: Tensor, hidden: Tensor, rank: int, generator: torch.Generator | None
-) -> Tensor:
+def _rows_with(a: Tensor, hidden: Tensor, rank: int, generator: torch.Generator | None) -> Tensor:
     """`rank` rows, orthonormal or zero: the row space of `a`, then what `hidden` has beyond it."""
     rows = a
     if a.shape[0]:
