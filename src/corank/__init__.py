@@ -1,7 +1,14 @@
-"""Low-rank and structured weights for PyTorch: shrink, save, load and look inside a model."""
+"""Low-rank and structured weights for PyTorch: shrink, heal, save, load and look inside a model."""
 
-from .compress import compress
+from . import methods as _recipes  # noqa: F401  (first: the function below takes its name)
+from .healing import heal
+from .io import load, register_with_transformers, save
+from .registry import methods
+from .report import Report
+from .verbs import analyze, compress, merge
 
 __version__ = "0.1.0"
 
-__all__ = ["compress"]
+__all__ = ["Report", "analyze", "compress", "heal", "load", "merge", "methods", "save"]
+
+register_with_transformers()

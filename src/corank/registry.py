@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .errors import unknown
 from .models import Site
 from .rewrites import Family
 
+Cascade = Literal["original", "compressed"]
 Grouping = Callable[[Sequence[Site]], list[list[Site]]]
 
 
@@ -33,11 +34,13 @@ def each_alone(sites: Sequence[Site]) -> list[list[Site]]:
 class Healing:
     """How a compressed model is trained back towards the original; see `corank.heal`.
 
-    loss = distillation * mean squared difference of the blocks' features
+    loss = distillation * relative squared error of the blocks' features
+         + output * distance of the outputs
          + perturbation * mean over weights of max(0, max|W' - W| - epsilon)^2.
     """
 
     distillation: float = 1.0
+    output: float = 1.0
     perturbation: float = 0.0
     epsilon: float = 0.0
 
@@ -58,7 +61,7 @@ class Recipe:
     allocate: str = "uniform"
     rank: int | None = None
     correct_bias: bool = False
-    cascade: str | None = None
+    cascade: Cascade | None = None
     train_rewritten: bool = False
     heal: Healing | None = None
 
@@ -70,7 +73,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method: `method.build(**params)` returns its Recipe or, for a probe, its value."""
+    """A registered method: `build(**params)` returns its Recipe or, for a probe, its value."""
 
     key: str
     area: str
@@ -127,6 +130,12 @@ def method(
         return build
 
     return register
+
+
+def methods(area: str | None = None) -> list[Method]:
+    """Every registered method, or those of one area, by area and key."""
+    found = [m for m in METHODS.values() if area is None or m.area == area]
+    return sorted(found, key=lambda m: (m.area, m.key))
 
 
 def find_method(key: str, area: str | None = None) -> Method:

@@ -34,6 +34,6 @@ def require_affordable(candidates: list[Candidate], budget: float) -> None:
     least = sum(c.menu.costs[0] for c in candidates)
     if least > budget:
         raise ValueError(
-            f"the budget of {int(budget):,} numbers is below the smallest reachable size, {least:,}: "
+            f"the budget of {int(budget):,} numbers is below the smallest reachable, {least:,}: "
             "raise keep or size, or target fewer sites"
         )

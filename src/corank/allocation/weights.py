@@ -48,9 +48,7 @@ def by_sensitivity(
 
 
 @torch.no_grad()
-def by_influence(
-    model: nn.Module, candidates: list[Candidate], batches: Batches
-) -> list[float]:
+def by_influence(model: nn.Module, candidates: list[Candidate], batches: Batches) -> list[float]:
     """1 - E[cos(x_in, x_out)] of the block that each unit lies in (ShortGPT, arXiv 2403.03853)."""
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name, _ in blocks(model)}
 

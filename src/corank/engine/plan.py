@@ -62,7 +62,9 @@ def make_plan(
         )
     units = [Unit(list(g), [read(model, site) for site in g]) for g in groups]
     if rank is not None:
-        return Plan(units, [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units])
+        return Plan(
+            units, [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
+        )
     name = allocate or recipe.allocate
     pick = find_allocator(name)
     candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]

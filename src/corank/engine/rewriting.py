@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration import Batches
+from ..calibration.cascade import cascade
 from ..models import Site, install, module_at, read
 from ..operators import Operator
-from ..registry import Recipe
+from ..registry import Cascade, Recipe
 from ..rewrites import Unit
 from .plan import Plan
 
@@ -46,13 +47,16 @@ def rewrite_at_once(model: nn.Module, plan: Plan, recipe: Recipe, told: Progress
 
 @torch.no_grad()
 def rewrite_in_cascade(
-    model: nn.Module, plan: Plan, recipe: Recipe, inputs: Batches, told: Progress
+    model: nn.Module,
+    plan: Plan,
+    recipe: Recipe,
+    targets: Cascade,
+    inputs: Batches,
+    told: Progress,
 ) -> Errors:
     """Go through the model in order; each part is fitted to what the parts before it now give."""
-    from ..calibration.cascade import cascade
-
     errors: Errors = {}
-    for sites in cascade(model, plan.sites, recipe.needs, inputs, targets=recipe.cascade):
+    for sites in cascade(model, plan.sites, recipe.needs, inputs, targets=targets):
         told("factorisation", len(errors) / len(plan.sites))
         errors |= rewrite_at_once(model, plan.of(sites), recipe, lambda stage, fraction: None)
     return errors
@@ -60,9 +64,7 @@ def rewrite_in_cascade(
 
 def _build(model: nn.Module, unit: Unit, size: int, recipe: Recipe) -> list[Built]:
     built = []
-    for site, old, new in zip(
-        unit.sites, unit.ops, recipe.family.build(unit, size), strict=True
-    ):
+    for site, old, new in zip(unit.sites, unit.ops, recipe.family.build(unit, size), strict=True):
         weight = site.pool.get("originals", {}).get(site.name, old).dense().detach().float()
         change = weight - new.dense().detach().float()
         metric = recipe.family.measure(site.stats)

@@ -7,7 +7,6 @@ from torch import nn
 
 from ..models import Site
 
-
 #: Where transformers keeps the names of tied weights.
 _TIES = ("all_tied_weights_keys", "_tied_weights_keys")
 

@@ -1,5 +1,5 @@
 """Recipes: every method as a short composition, one file per family."""
 
-from . import low_rank
+from . import analysis, low_rank
 
-__all__ = ["low_rank"]
+__all__ = ["analysis", "low_rank"]

@@ -234,12 +234,13 @@ def eora(bits: int = 4, group: int = 64) -> Recipe:
         "2310.10700",
         "section 3: feature distillation and the weight perturbation regulariser",
         "the regulariser is zero, not a pull upwards, while the largest change is below epsilon; "
-        "healing reads the calibration data, not a pre-training set",
+        "features are compared relative to their size; healing reads the calibration data, for two "
+        "minutes, not a pre-training set",
     ),
     area="compress",
     laws=("compresses", "heals"),
 )
 def pela(distillation: float = 1.0, perturbation: float = 1.0, epsilon: float = 1e-3) -> Recipe:
     """Truncated SVD, then healing: block features near the original's, weights near it too."""
-    healing = Healing(distillation, perturbation, epsilon)
+    healing = Healing(distillation, 0.0, perturbation, epsilon)
     return Recipe(truncation(euclidean()), heal=healing)

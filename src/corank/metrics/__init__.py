@@ -1,4 +1,4 @@
-"""What an error W - What costs: the loss itself, and the separable moments that a solver can use."""
+"""What an error W - What costs: the loss itself, and the separable moments solvers can use."""
 
 from .measures import (
     Measure,

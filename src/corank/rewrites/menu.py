@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Menu:
     ) -> None:
         if not values or len(values) != len(costs):
             raise ValueError(f"a menu needs a cost for each value: {len(values)}, {len(costs)}")
-        if any(low >= high for low, high in zip(costs, costs[1:], strict=False)):
+        if any(low >= high for low, high in pairwise(costs)):
             raise ValueError("a menu's costs must increase strictly")
         self.values, self.costs = list(values), list(costs)
         self._find_spectrum = spectrum

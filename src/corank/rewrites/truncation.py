@@ -50,9 +50,7 @@ def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:
             "Ask for a rank in that range",
         )
     metric = _metric(measure, unit)
-    b, a = two_sided(
-        weight, metric.left, metric.right, rank, generator=unit.sites[0].generator()
-    )
+    b, a = two_sided(weight, metric.left, metric.right, rank, generator=unit.sites[0].generator())
     b, a = balance(b, a, unit.ops[0].dtype)
     shared = nn.Parameter(a, requires_grad=False)
     rows = b.split([site.shape[0] for site in unit.sites])
@@ -84,7 +82,9 @@ def _times(moment: Tensor | None, matrix: Tensor) -> Tensor:
 
 
 def _stack(measure: Measure, unit: Unit) -> Tensor:
-    stacked = torch.cat([_weight(measure, s, op) for s, op in zip(unit.sites, unit.ops, strict=True)])
+    stacked = torch.cat(
+        [_weight(measure, s, op) for s, op in zip(unit.sites, unit.ops, strict=True)]
+    )
     return stacked if stacked.dtype == torch.float64 else stacked.float()
 
 

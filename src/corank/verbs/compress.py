@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 from torch import nn
 
-from . import methods as _methods  # noqa: F401  (registers them)
-from .allocation import Allocator
-from .calibration import Batches, batches, collect
-from .engine.plan import make_plan, plan_by_shape
-from .engine.rewriting import freeze_all_but, rewrite_at_once, rewrite_in_cascade
-from .engine.summary import describe_plan, describe_sites, total_sizes
-from .engine.transaction import unchanged_on_error
-from .errors import DataError
-from .models import find_sites, read, require_finite, survey
-from .registry import Recipe, find_method
-from .report import Report, versions
+from ..allocation import Allocator
+from ..calibration import batches, collect
+from ..engine.plan import make_plan, plan_by_shape
+from ..engine.rewriting import freeze_all_but, rewrite_at_once, rewrite_in_cascade
+from ..engine.summary import describe_plan, describe_sites, total_sizes
+from ..engine.transaction import unchanged_on_error
+from ..errors import DataError
+from ..healing import heal
+from ..models import find_sites, read, require_finite, survey
+from ..registry import Cascade, Healing, Recipe, find_method
+from ..report import Report, versions
 
 Progress = Callable[[str, float], None]
 
@@ -40,10 +41,11 @@ def compress(
     targets: Any = "all-linear",
     allocate: str | Allocator | None = None,
     round_to: int = 1,
-    cascade: str | None = None,
+    cascade: Cascade | None = None,
     original: nn.Module | None = None,
     seed: int = 0,
     dry_run: bool = False,
+    heal_minutes: float | None = None,
     progress: Progress | None = None,
     **params: Any,
 ) -> Report:
@@ -64,6 +66,8 @@ def compress(
     cascade: "original" or "compressed": take each block's inputs from the model compressed so
         far, and fit the original model's outputs, or the site's own on those inputs.
     original: the model before an earlier compression, for methods that compensate one.
+    heal_minutes: train the result towards the model as it was, for so long, on the same data; a
+        method that heals by itself does it for two minutes unless told otherwise.
     seed: of everything random; results depend on neither the order of sites nor the device.
     dry_run: plan only: nothing is read but shapes, nothing is changed.
     progress: called with (stage, fraction done).
@@ -85,6 +89,7 @@ def compress(
         refused=refused, seconds=seconds, versions=versions(),
     )  # fmt: skip
     groups = recipe.group(sites)
+    healing = recipe.heal or (Healing() if heal_minutes else None)
     budget: dict[str, Any] = {"keep": keep, "size": size, "rank": rank, "round_to": round_to}
     if dry_run:
         plan = plan_by_shape(model, groups, recipe, **budget)
@@ -103,9 +108,10 @@ def compress(
             batch_size=batch_size,
         )  # fmt: skip
         report.notes += inputs.notes
-    elif recipe.needs or recipe.cascade:
-        wanted = ", ".join(sorted(recipe.needs)) or "a cascade"
+    elif recipe.needs or recipe.cascade or healing:
+        wanted = ", ".join(sorted(recipe.needs)) or "to run the model on"
         raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
+    teacher = copy.deepcopy(model) if healing else None
     with unchanged_on_error(model, sites):
         started = perf_counter()
         told("calibration", 0.0)
@@ -117,10 +123,18 @@ def compress(
         if recipe.cascade is None or inputs is None:
             errors = rewrite_at_once(model, plan, recipe, told)
         else:
-            errors = rewrite_in_cascade(model, plan, recipe, inputs, told)
+            errors = rewrite_in_cascade(model, plan, recipe, recipe.cascade, inputs, told)
         if recipe.train_rewritten:
             freeze_all_but(model, plan)
         seconds["factorisation"] = perf_counter() - started
+        if healing and teacher is not None:
+            healed = heal(
+                model, teacher, inputs, minutes=2.0 if heal_minutes is None else heal_minutes,
+                features=healing.distillation, output=healing.output, seed=seed,
+                perturbation=healing.perturbation, epsilon=healing.epsilon, progress=told,
+            )  # fmt: skip
+            seconds["healing"] = healed.seconds
+            report.sections["healing"] = {"losses": healed.losses}
     report.sites = describe_sites(model, plan, errors)
     report.totals = total_sizes(model, report.sites)
     return report

@@ -1,0 +1,7 @@
+"""What a user asks for: each verb takes a model and works in place."""
+
+from .analyze import analyze
+from .compress import compress
+from .merge import merge
+
+__all__ = ["analyze", "compress", "merge"]
