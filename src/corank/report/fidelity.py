@@ -144,8 +144,9 @@ def _predicts_next(model: nn.Module) -> bool:
 def _mask_of(batch: Any, output: Tensor) -> Tensor | None:
     """The attention mask, where the output has a row for each of its entries."""
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    fits = isinstance(mask, Tensor) and mask.ndim == 2 and output.shape[:2] == mask.shape
-    return mask.cpu() if fits else None
+    if isinstance(mask, Tensor) and mask.ndim == 2 and output.shape[:2] == mask.shape:
+        return mask.cpu()
+    return None
 
 
 def _next_tokens(batch: Any, mask: Tensor | None) -> Tensor:

@@ -75,10 +75,9 @@ def _quantise(
         config = configure(list(layers.values()))
         other = copy.deepcopy(model).requires_grad_(False)
         quantize_(other, config, filter_fn=lambda module, name: name in layers)
-    unchanged = [n for n in layers if type(other.get_submodule(n).weight) is nn.Parameter]
-    unpacked = [n for n in unchanged if not hasattr(other.get_submodule(n).weight, "qdata")]
-    if unpacked:
-        raise ValueError(f"torchao left {unpacked[0]} as it was")
+    unchanged = [name for name in layers if type(other.get_submodule(name).weight) is nn.Parameter]
+    if unchanged:
+        raise ValueError(f"torchao left {unchanged[0]} as it was")
     return other
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .units import show_bytes, show_count, show_error, show_fraction, show_value
+from .units import show_bytes, show_count, show_fraction, show_value
 
 #: Measures of which less is better; of all others more is.
 LOWER_IS_BETTER = ("perplexity", "error")
+#: The compressed model's name among the variants of the section "speed".
 OWN = "corank"
+FIDELITY, SPEED = "Fidelity", "Speed and size against quantisation"
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Section:
 
 
 def list_sections(sections: Mapping[str, Any]) -> list[Section]:
-    """The sections "fidelity", "speed" and "disk", as far as they are there, in this order."""
+    """The sections "fidelity", "speed" and "disk", as far as they are there, as tables."""
     found = []
     if sections.get("fidelity"):
         found.append(_fidelity(sections["fidelity"]))
     if sections.get("speed"):
         found.append(_speed(sections["speed"]))
+        closeness = _closeness(sections["speed"])
+        found += [] if closeness is None else [closeness]
     if sections.get("disk"):
         found.append(_disk(sections["disk"]))
     return found
@@ -81,7 +85,7 @@ def _fidelity(rows: Sequence[Mapping[str, Any]]) -> Section:
         for r in rows
     ]
     return Section(
-        "Fidelity",
+        FIDELITY,
         "Measured on text that the compression did not see. 'before' is the original model.",
         ["domain", "measure", "before", "after", "unit"],
         table,
@@ -89,31 +93,32 @@ def _fidelity(rows: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def _speed(rows: Sequence[Mapping[str, Any]]) -> Section:
-    measures = list(dict.fromkeys(name for row in rows for name in row.get("fidelity") or {}))
     table = [
-        [
-            row["variant"],
-            show_bytes(row["bytes"]),
-            show_count(row["tokens_per_second"]),
-            f"{row['relative']:.2f}x",
-            *(_optional(row, name) for name in measures),
-        ]
+        [row["variant"], show_bytes(row["bytes"]), show_count(row["tokens_per_second"]),
+         f"{row['relative']:.2f}x"]
         for row in rows
-    ]
+    ]  # fmt: skip
     return Section(
-        "Speed and size against quantisation",
+        SPEED,
         "Median of interleaved rounds on this machine; bytes are of the whole model in memory.",
-        ["variant", "bytes", "tokens/s", "to dense", *measures],
+        ["variant", "bytes", "tokens/s", "to dense"],
         table,
         quantisation_wins(rows),
     )
 
 
-def _optional(row: Mapping[str, Any], measure: str) -> str:
-    value = (row.get("fidelity") or {}).get(measure)
-    if value is None:
-        return "-"
-    return show_error(value) if measure.endswith("error") else show_value(value)
+def _closeness(rows: Sequence[Mapping[str, Any]]) -> Section | None:
+    """Measure by measure, what each variant reaches at its bytes."""
+    shown = [row for row in rows if row.get("fidelity")]
+    measures = list(dict.fromkeys(name for row in shown for name in row["fidelity"]))
+    if len(shown) < 2:
+        return None
+    table = [
+        [name, *(show_value(row["fidelity"].get(name, "-")) for row in shown)] for name in measures
+    ]
+    header = ["measure", *(f"{r['variant']}, {show_bytes(r['bytes'])}" for r in shown)]
+    about = "The same measurements for each variant; compare those of equal bytes."
+    return Section("Fidelity against quantisation", about, header, table)
 
 
 def _disk(disk: Mapping[str, Any]) -> Section:
