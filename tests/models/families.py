@@ -327,4 +327,4 @@ def half_rank(op: Operator) -> LowRank:
             op.dense().new_empty(op.shape[0], rank), op.dense().new_empty(rank, op.shape[1])
         )
     )
-    return LowRank(full.b[:, :rank].detach().contiguous(), full.a[:rank].detach())
+    return LowRank(full.b[:, :rank].detach().contiguous(), full.a[:rank].detach().contiguous())
