@@ -56,6 +56,9 @@ def test_a_file_is_packed_and_its_incomplete_end_kept(bare, tmp_path: Path) -> N
     assert joined.tolist() == [i + 3 for i in range(14)]
     assert made.notes == ["the last sequence has 2 of 4 tokens"]
     assert made.samples == 4
+    file.write_text(words(*range(13)))
+    made = batches(file, tokenizer=bare, sequence_length=4)
+    assert [b["input_ids"].shape for b in made] == [(3, 4), (1, 1)]
 
 
 def test_a_folder_is_read_in_order_with_separators(bare, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ def moment(xs: list[torch.Tensor], n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
-@pytest.mark.parametrize("rewritten", [False, True])
-def test_each_expert_sees_the_tokens_routed_to_it(family: str, rewritten: bool) -> None:
-    model, data = make(family), padded_batches(8)
+@pytest.mark.parametrize(("rewritten", "count"), [(False, 8), (False, 2), (True, 2)])
+def test_each_expert_sees_the_tokens_routed_to_it(family: str, rewritten: bool, count: int) -> None:
+    model, data = make(family), padded_batches(count)
     sites = [s for s in find_sites(model, "all-linear") if s.kind == "expert" and s.layer == 0]
     if rewritten:
         install(model, sites[0], read(model, sites[0]))
@@ -48,6 +48,7 @@ def test_each_expert_sees_the_tokens_routed_to_it(family: str, rewritten: bool) 
         oracle = own * moment(rows[site.name], n) + (1 - own) * moment(everything, n)
         torch.testing.assert_close(site.stats["gram"].double(), oracle, rtol=1e-4, atol=1e-8)
     few = any(len(rows[s.name]) < s.shape[1] for s in sites)
+    assert few or count == 8
     assert few == any("pooled statistics" in note for note in notes)
 
 
