@@ -74,12 +74,13 @@ def test_tiny_energies_are_resolved_at_their_own_scale() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_scale_of_weight_and_gram_does_not_matter(scale: float) -> None:
-    w, c = hard.weight(24, 40).float(), hard.gram("full", 40)
+@pytest.mark.parametrize("side", [24, 520])
+def test_scale_of_weight_and_gram_does_not_matter(side: int, scale: float) -> None:
+    w, c = hard.weight(side, 540).float(), hard.gram("full", 540)
     assert c is not None
     u = top_left_subspace(w * scale, c.float() * scale, 6)
     v = top_left_subspace(w, c.float(), 6)
-    torch.testing.assert_close(u @ u.T, v @ v.T, atol=1e-4, rtol=0)
+    torch.testing.assert_close(u @ u.T, v @ v.T, atol=1e-3, rtol=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -109,6 +110,7 @@ def test_large_side_takes_the_iteration_and_stays_optimal(monkeypatch: pytest.Mo
     n, rank = 1100, 200
     g = hard.draw(3)
     w = torch.randn(n, n, generator=g) * torch.arange(1, n + 1) ** -0.2
+    w *= 1 + torch.arange(n)[:, None] % 7
     c = torch.eye(n) + torch.diag(torch.arange(1, n + 1) ** -1.0)
     c[7, 7] = 1e6
     u = top_left_subspace(w, c, rank).double()

@@ -7,6 +7,8 @@ from corank.linalg import Implicit, randomized_svd
 
 from . import hard
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize("method", ["krylov", "subspace"])
 @pytest.mark.parametrize("shape", [(300, 80), (80, 300), (150, 150)])
@@ -48,9 +50,11 @@ def test_exact_at_full_rank_and_on_rank_deficient_input() -> None:
 def test_implicit_operator_gives_the_explicit_answer() -> None:
     w, c = hard.weight(40, 60), hard.gram("full", 60)
     assert c is not None
-    product = Implicit(
-        (40, 40), lambda x: w @ (c @ (w.T @ x)), lambda x: w @ (c @ (w.T @ x)), w.dtype
-    )
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        return w @ (c @ (w.T @ x))
+
+    product = Implicit((40, 40), apply, apply, w.dtype, CPU)
     implicit, explicit = randomized_svd(product, 5), randomized_svd(w @ c @ w.T, 5)
     torch.testing.assert_close(implicit.s, explicit.s)
     torch.testing.assert_close(implicit.u, explicit.u)
@@ -77,7 +81,11 @@ def test_own_generator_only() -> None:
         ({"method": "power"}, "method must be"),
         ({"a": torch.full((6, 8), float("inf"))}, "NaN or infinite"),
         (
-            {"a": Implicit((6, 8), lambda x: x[:6] * float("nan"), lambda x: x)},
+            {
+                "a": Implicit(
+                    (6, 8), lambda x: x[:6] * float("nan"), lambda x: x, torch.float32, CPU
+                )
+            },
             "a product with a has NaN",
         ),
     ],

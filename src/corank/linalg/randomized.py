@@ -24,8 +24,8 @@ class Implicit:
     shape: tuple[int, int]
     matmul: Callable[[Tensor], Tensor]
     rmatmul: Callable[[Tensor], Tensor]
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype
+    device: torch.device
 
 
 def randomized_svd(
