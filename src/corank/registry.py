@@ -51,8 +51,7 @@ class Recipe:
 
     `family` makes the operators; `group` says which sites are rewritten together; `allocate`
     names the default allocator, and `rank` a default rank where the method has no budget;
-    `correct_bias` moves what the rewrite does to the mean input into the bias; `cascade` takes
-    each site's inputs from the model compressed so far; `train_rewritten` leaves only the
+    `cascade` takes each site's inputs from the model compressed so far; `train_rewritten` leaves only the
     rewritten sites trainable; `heal` is the training that follows.
     """
 
@@ -60,15 +59,9 @@ class Recipe:
     group: Grouping = each_alone
     allocate: str = "uniform"
     rank: int | None = None
-    correct_bias: bool = False
     cascade: Cascade | None = None
     train_rewritten: bool = False
     heal: Healing | None = None
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The statistics to collect for this recipe."""
-        return self.family.needs | ({"mean"} if self.correct_bias else set())
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,9 @@ def test_knapsack_is_the_brute_force_optimum_and_greedy_is_near(candidates, keep
     every = itertools.product(*(range(len(c.menu.costs)) for c in candidates))
     best = min(loss(candidates, p) for p in every if cost(candidates, list(p)) <= budget)
     assert loss(candidates, knapsack(candidates, budget)) == pytest.approx(best)
-    assert loss(candidates, knapsack(candidates, budget)) <= loss(candidates, greedy(candidates, budget))
+    assert loss(candidates, knapsack(candidates, budget)) <= loss(
+        candidates, greedy(candidates, budget)
+    )
     uniform = find_allocator("uniform")(candidates, budget)
     assert loss(candidates, greedy(candidates, budget)) <= loss(candidates, uniform)
 

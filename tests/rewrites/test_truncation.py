@@ -139,4 +139,6 @@ def test_factors_keep_the_dtype_and_stay_balanced():
     (op,) = truncation(second_moment()).build(Unit([site(gram=gram)], [Dense(w)]), 5)
     assert op.dtype == torch.float16
     assert op.b.isfinite().all()
-    torch.testing.assert_close(op.b.float().norm(dim=0), op.a.float().norm(dim=1), rtol=0.01, atol=0)
+    torch.testing.assert_close(
+        op.b.float().norm(dim=0), op.a.float().norm(dim=1), rtol=0.01, atol=0
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ..errors import unknown
 from .candidate import Candidate, cost
@@ -16,6 +17,7 @@ ALLOCATORS: dict[str, Allocator] = {
     "uniform": uniform,
     "energy": energy,
     "greedy": greedy,
+    "greedy_floor": partial(greedy, floor=0.25),
     "knapsack": knapsack,
     "svd_llm_v2": svd_llm_v2,
     "heavy_tail": heavy_tail,

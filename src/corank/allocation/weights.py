@@ -9,7 +9,7 @@ from torch import nn
 
 from ..calibration import Batches
 from ..calibration.outputs import outputs
-from ..models import blocks, install, read
+from ..models import blocks, install, snapshot
 from ..rewrites import Family
 from .candidate import Candidate
 from .shares import uniform
@@ -36,12 +36,11 @@ def by_sensitivity(
             weights.append(1.0)
             continue
         sites = candidate.unit.sites
-        kept = [read(model, site) for site in sites]
+        undo = snapshot(model, sites)
         for site, op in zip(sites, family.build(candidate.unit, size), strict=True):
             install(model, site, op)
         after = outputs(model, batches)
-        for site, op in zip(sites, kept, strict=True):
-            install(model, site, op)
+        undo()
         change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
         weights.append(change / error)
     return weights

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ..calibration import Batches
 from ..calibration.cascade import cascade
-from ..models import Site, install, module_at, read
+from ..calibration.statistics import LOSS_NEEDS
+from ..models import Site, install, read, read_bias
 from ..operators import Operator
 from ..registry import Cascade, Recipe
-from ..rewrites import Unit
+from ..rewrites import Family, Unit
+from .aim import aim, is_aimed
 from .plan import Plan
 
 Progress = Callable[[str, float], None]
@@ -38,8 +40,7 @@ def rewrite_at_once(model: nn.Module, plan: Plan, recipe: Recipe, told: Progress
     built: list[Built] = []
     for i, (unit, size) in enumerate(zip(plan.units, plan.sizes, strict=True)):
         told("factorisation", i / len(plan.units))
-        if size is not None:
-            built += _build(model, unit, size, recipe)
+        built += _build(model, unit, size, recipe.family)
     for site, op, bias, _ in built:
         install(model, site, op, bias)
     return {b.site.name: b.error for b in built}
@@ -56,36 +57,45 @@ def rewrite_in_cascade(
 ) -> Errors:
     """Go through the model in order; each part is fitted to what the parts before it now give."""
     errors: Errors = {}
-    for sites in cascade(model, plan.sites, recipe.needs, inputs, targets=targets):
+    needs = recipe.family.needs - LOSS_NEEDS
+    stages = cascade(model, plan.sites, needs, inputs, targets=targets, granularity="input")
+    for sites in stages:
         told("factorisation", len(errors) / len(plan.sites))
         errors |= rewrite_at_once(model, plan.of(sites), recipe, lambda stage, fraction: None)
     return errors
 
 
-def _build(model: nn.Module, unit: Unit, size: int, recipe: Recipe) -> list[Built]:
+def _build(model: nn.Module, unit: Unit, size: int | None, family: Family) -> list[Built]:
+    trains = [any(p.requires_grad for p in op.parameters()) for op in unit.ops]
+    aimed = aim(unit, [family.of(site).measure.centred for site in unit.sites])
+    if size is None and aimed is unit:
+        return []
+    new = list(aimed.ops) if size is None else family.build(aimed, size)
     built = []
-    for site, old, new in zip(unit.sites, unit.ops, recipe.family.build(unit, size), strict=True):
+    for site, was, old, op, flag in zip(unit.sites, unit.ops, aimed.ops, new, trains, strict=True):
+        measure = family.of(site).measure
         weight = site.pool.get("originals", {}).get(site.name, old).dense().detach().float()
-        change = weight - new.dense().detach().float()
-        metric = recipe.family.measure(site.stats)
+        metric, change = measure(site.stats), weight - op.dense().detach().float()
         error = float(metric.loss(change) / metric.loss(weight).clamp_min(1e-30))
-        bias = None
-        if recipe.correct_bias:
-            bias = _mean_change(site, change)
-            before = getattr(module_at(model, site), "bias", None)
-            bias = (bias if before is None else bias + before.detach()).to(old.dtype)
-        trains = any(p.requires_grad for p in old.parameters())
-        new.requires_grad_(trains)
-        built.append(Built(site, new, bias, error))
+        bias = _bias(model, site, op, change).to(was.dtype) if measure.centred else None
+        op = op.requires_grad_(flag) if aimed is unit else op.to(was.dtype).requires_grad_(flag)
+        built.append(Built(site, op, bias, error))
     return built
 
 
-def _mean_change(site: Site, change: Tensor) -> Tensor:
-    """What a change of the weight does to the site's mean output."""
+def _bias(model: nn.Module, site: Site, op: Operator, change: Tensor) -> Tensor:
+    """The bias that keeps the site's mean output what it is to be."""
+    if is_aimed(site):
+        return site.stats["wanted_mean"].to(change) - op.dense().to(change) @ site.stats["mean"].to(
+            change
+        )
     if site.kind == "embedding":
         counts = site.stats["row_counts"].to(change)
-        return counts @ change / counts.sum()
-    return change @ site.stats["mean"].to(change)
+        moved = counts @ change / counts.sum()
+    else:
+        moved = change @ site.stats["mean"].to(change)
+    before = read_bias(model, site)
+    return moved if before is None else moved + before.detach().to(moved)
 
 
 def freeze_all_but(model: nn.Module, plan: Plan) -> None:

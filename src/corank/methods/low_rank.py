@@ -11,7 +11,7 @@ from ..metrics import (
     two_sided,
 )
 from ..registry import Healing, Paper, Recipe, method
-from ..rewrites import compensation, round_to_nearest, truncation, utilised
+from ..rewrites import by_site, compensation, round_to_nearest, truncation, utilised
 from .grouping import consecutive_layers
 
 OPTIMAL = ("compresses", "optimal")
@@ -125,7 +125,7 @@ def kfac_svd(shrink: float = 0.1, shrink_output: float = 0.3) -> Recipe:
 def rom(centred: bool = True) -> Recipe:
     """Principal output features, each layer fed by the layers reduced before it."""
     measure = covariance() if centred else second_moment()
-    return Recipe(truncation(measure), correct_bias=centred, cascade="compressed")
+    return Recipe(truncation(measure), cascade="compressed")
 
 
 @method(
@@ -140,7 +140,7 @@ def rom(centred: bool = True) -> Recipe:
 )
 def afm() -> Recipe:
     """Principal components of the centred outputs, of linear layers and embedding tables alike."""
-    return Recipe(truncation(covariance()), correct_bias=True)
+    return Recipe(truncation(covariance()))
 
 
 @method(
@@ -156,7 +156,7 @@ def afm() -> Recipe:
 )
 def lord(ridge: float = 0.0) -> Recipe:
     """One shot from the outputs' covariance, the mean kept in the bias."""
-    return Recipe(truncation(covariance(ridge)), correct_bias=True)
+    return Recipe(truncation(covariance(ridge)))
 
 
 @method(
@@ -244,3 +244,24 @@ def pela(distillation: float = 1.0, perturbation: float = 1.0, epsilon: float = 
     """Truncated SVD, then healing: block features near the original's, weights near it too."""
     healing = Healing(distillation, 0.0, perturbation, epsilon)
     return Recipe(truncation(euclidean()), heal=healing)
+
+
+@method(
+    Paper(
+        "corank's own composition: two-sided metric, least-squares targets, greedy ranks",
+        "",
+        "the parts are KFAC-SVD's metric, the original model's outputs as targets for the "
+        "compressed model's inputs, and marginal loss per parameter; see the compression page",
+    ),
+    area="compress",
+    laws=OPTIMAL,
+)
+def corank(ridge: float = 0.0, output_ridge: float = 1e-2) -> Recipe:
+    """What the board found best without training: loss-aware metric, ranks and targets.
+
+    Output gradients make errors comparable across sites, ranks go where they save most loss, and
+    each site in turn is refitted to the original's outputs. Biases that are there move along.
+    """
+    plain, centred = (truncation(two_sided(ridge, output_ridge, c)) for c in (False, True))
+    family = by_site(lambda site: centred if site.bias else plain, plain, centred)
+    return Recipe(family, allocate="greedy_floor", cascade="original")

@@ -110,17 +110,18 @@ def fisher() -> Measure:
     return Measure(frozenset({"fisher"}), read)
 
 
-def two_sided(ridge: float = 0.0, output_ridge: float = 0.0) -> Measure:
-    """trace(A E C E^T): C the inputs' second moment, A that of the loss's output gradients.
+def two_sided(ridge: float = 0.0, output_ridge: float = 0.0, centred: bool = False) -> Measure:
+    """trace(A E C E^T): C the inputs' moment, A the second moment of the loss's output gradients.
 
-    `ridge` and `output_ridge` >= 0 are relative to the mean eigenvalues of C and of A.
+    `ridge` and `output_ridge` >= 0 are relative to the mean eigenvalues of C and of A. C is the
+    covariance where `centred`, the second moment otherwise.
     """
+    inputs = covariance(ridge) if centred else second_moment(ridge)
 
     def read(stats: Statistics) -> Metric:
-        left, right = stats["output_gram"], stats["gram"]
-        return Metric(add_ridge(left, output_ridge), add_ridge(right, ridge))
+        return Metric(add_ridge(stats["output_gram"], output_ridge), inputs(stats).right)
 
-    return Measure(frozenset({"gram", "output_gram"}), read)
+    return Measure(inputs.needs | {"output_gram"}, read, centred)
 
 
 def _floored(scale: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from .compensation import compensation
 from .menu import Menu
 from .quantisation import round_to_nearest
-from .rewrite import Family, Rewrite, Unit
+from .rewrite import Family, Rewrite, Unit, by_site
 from .truncation import spectrum, truncation
 from .utilised import utilised
 
@@ -12,6 +12,7 @@ __all__ = [
     "Menu",
     "Rewrite",
     "Unit",
+    "by_site",
     "compensation",
     "round_to_nearest",
     "spectrum",

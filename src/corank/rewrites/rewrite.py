@@ -46,14 +46,30 @@ class Family:
     """Rewrites of units, indexed by a size (a rank).
 
     `menu(unit)` lists the sizes with their costs and errors; `build(unit, size)` returns an
-    operator for each of the unit's sites. `measure` is what the errors are measured in.
+    operator for each of the unit's sites. `measure` is what the errors are measured in; where it
+    is centred, what the rewrite does to the mean output is left to the bias.
     """
 
     menu: Callable[[Unit], Menu]
     build: Callable[[Unit, int], list[Operator]]
     measure: Measure = field(default_factory=euclidean)
     needs: frozenset[str] = frozenset()
+    choose: Callable[[Site], Family] | None = None
 
     def at(self, size: int) -> Rewrite:
         """The member of that size, as a rewrite of single operators."""
         return Rewrite(lambda op, site: self.build(Unit([site], [op]), size)[0], self.needs)
+
+    def of(self, site: Site) -> Family:
+        """The family that serves a site."""
+        return self if self.choose is None else self.choose(site)
+
+
+def by_site(choose: Callable[[Site], Family], *members: Family) -> Family:
+    """One of `members` for each unit, chosen by its first site."""
+    return Family(
+        menu=lambda unit: choose(unit.sites[0]).menu(unit),
+        build=lambda unit, size: choose(unit.sites[0]).build(unit, size),
+        needs=frozenset().union(*(m.needs for m in members)),
+        choose=choose,
+    )

@@ -52,7 +52,7 @@ def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:
     metric = _metric(measure, unit)
     b, a = two_sided(weight, metric.left, metric.right, rank, generator=unit.sites[0].generator())
     b, a = balance(b, a, unit.ops[0].dtype)
-    shared = nn.Parameter(a, requires_grad=False)
+    shared = nn.Parameter(a.contiguous(), requires_grad=False)
     rows = b.split([site.shape[0] for site in unit.sites])
     return [LowRank(part.contiguous(), shared) for part in rows]
 

@@ -36,7 +36,7 @@ def _build(unit: Unit, rank: int) -> list[Operator]:
     projected = p_out @ (p_out.mT @ weight @ p_in) @ p_in.mT
     u, s, vh, _ = truncated_svd(projected, rank)
     b, a = balance(u * s, vh, op.dtype)
-    return [LowRank(b, a)]
+    return [LowRank(b.contiguous(), a.contiguous())]
 
 
 def _subspace(moment: Tensor) -> tuple[Tensor, Tensor]:

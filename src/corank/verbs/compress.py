@@ -108,15 +108,15 @@ def compress(
             batch_size=batch_size,
         )  # fmt: skip
         report.notes += inputs.notes
-    elif recipe.needs or recipe.cascade or healing:
-        wanted = ", ".join(sorted(recipe.needs)) or "to run the model on"
+    elif recipe.family.needs or recipe.cascade or healing:
+        wanted = ", ".join(sorted(recipe.family.needs)) or "to run the model on"
         raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
     teacher = copy.deepcopy(model) if healing else None
     with unchanged_on_error(model, sites):
         started = perf_counter()
         told("calibration", 0.0)
-        if inputs is not None and recipe.needs:
-            report.notes += collect(model, sites, recipe.needs, inputs, loss=loss)
+        if inputs is not None and recipe.family.needs:
+            report.notes += collect(model, sites, recipe.family.needs, inputs, loss=loss)
         seconds["calibration"] = perf_counter() - started
         started = perf_counter()
         plan = make_plan(model, groups, recipe, allocate=allocate, inputs=inputs, **budget)

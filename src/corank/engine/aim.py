@@ -1,0 +1,46 @@
+"""Aiming a weight at wanted outputs, where its inputs are no longer the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..linalg import add_ridge
+from ..models import Site
+from ..operators import Dense
+from ..rewrites import Unit
+
+#: Relative ridge on the inputs' moment, whose inverse the least-squares weight needs.
+RIDGE = 1e-4
+
+
+def is_aimed(site: Site) -> bool:
+    """Whether calibration has said what the site's outputs are to be."""
+    return "wanted_cross" in site.stats
+
+
+def aim(unit: Unit, centred: Sequence[bool]) -> Unit:
+    """The unit with the least-squares weights for its wanted outputs, or the unit itself.
+
+    For wanted outputs t and inputs x: W = E[t x^T] E[x x^T]^-1, of t and x about their means
+    where the site is centred. Its truncation in the metric of E[x x^T] is then the best low-rank
+    map from x to t, because the least-squares residual is orthogonal to every function of x.
+    """
+    if not all(is_aimed(site) for site in unit.sites):
+        return unit
+    ops = [
+        Dense(_least_squares(site, about_mean).to(torch.promote_types(op.dtype, torch.float32)))
+        for site, op, about_mean in zip(unit.sites, unit.ops, centred, strict=True)
+    ]
+    return Unit(unit.sites, ops)
+
+
+def _least_squares(site: Site, about_mean: bool) -> Tensor:
+    cross, gram = (site.stats[name].double() for name in ("wanted_cross", "gram"))
+    if about_mean:
+        mean = site.stats["mean"].double()
+        cross = cross - torch.outer(site.stats["wanted_mean"].double(), mean)
+        gram = gram - torch.outer(mean, mean)
+    return torch.linalg.solve(add_ridge(gram, RIDGE), cross, left=False)  # W (C + ridge) = cross

@@ -1,0 +1,267 @@
+"""Every registered compression method against the laws it declares; a new method adds no line."""
+
+import inspect
+from functools import partial
+
+import pytest
+import torch
+
+from corank.registry import METHODS
+from corank.rewrites import Unit, spectrum
+
+from .stats import unit
+
+SHAPES = [(24, 16), (16, 24), (16, 16)]
+COMPRESSES = [m for m in METHODS.values() if m.area == "compress"]
+
+
+def law(name):
+    chosen = [m for m in COMPRESSES if name in m.laws]
+    return pytest.mark.parametrize("method", chosen, ids=[m.key for m in chosen])
+
+
+everyone = pytest.mark.parametrize("method", COMPRESSES, ids=[m.key for m in COMPRESSES])
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=["tall", "wide", "square"])
+
+
+def of(recipe, shape, dtype=torch.float64):
+    return unit(*shape, recipe.family.needs, dtype)
+
+
+def measure(recipe, given):
+    site = given.sites[0]
+    return recipe.family.of(site).measure(site.stats)
+
+
+@everyone
+def test_is_documented_and_configurable(method):
+    assert method.paper.title
+    assert method.paper.where
+    assert method.laws
+    assert method.summary.endswith(".")
+    for name, default in method.parameters.items():
+        assert default is not inspect.Parameter.empty, name
+    with pytest.raises(ValueError, match="unknown parameter"):
+        method.recipe({"no_such_parameter": 1})
+
+
+@everyone
+@shapes
+def test_forward_is_dense_linear_and_batched(method, shape):
+    recipe = method.recipe({})
+    (op,) = recipe.family.build(of(recipe, shape), 5)
+    x = torch.randn(3, 2, shape[1], dtype=torch.float64)
+    assert op.shape == shape
+    torch.testing.assert_close(op(x), x @ op.dense().mT, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(op(2 * x - x.flip(0)), 2 * op(x) - op(x).flip(0))
+    torch.testing.assert_close(op(x)[1, 1], op(x[1, 1]))
+
+
+@everyone
+def test_results_depend_on_the_seed_alone(method):
+    recipe = method.recipe({})
+    builds = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        builds.append(recipe.family.build(of(recipe, (24, 16)), 5)[0].dense())
+    assert torch.equal(*builds)
+
+
+@everyone
+def test_reads_only_the_statistics_it_declares(method):
+    recipe = method.recipe({})
+    stripped = of(recipe, (24, 16))
+    recipe.family.build(stripped, 5)
+    recipe.family.menu(stripped).errors  # noqa: B018
+    if recipe.family.needs:
+        bare = unit(24, 16, frozenset())
+        with pytest.raises((KeyError, ValueError)):
+            recipe.family.build(bare, 5)
+
+
+@everyone
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_every_dtype_stays_what_it_was(method, dtype):
+    recipe = method.recipe({})
+    (op,) = recipe.family.build(of(recipe, (24, 16), dtype), 5)
+    assert op.dtype == dtype
+    assert op.dense().isfinite().all()
+
+
+@law("compresses")
+@shapes
+def test_full_rank_is_lossless_and_lower_ranks_lose_more(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    weight = given.ops[0].dense()
+    errors = [
+        float((recipe.family.build(given, r)[0].dense() - weight).norm() / weight.norm())
+        for r in (2, 8, min(shape))
+    ]
+    assert errors[-1] < 1e-6
+    assert errors[0] > errors[1] > errors[-1]
+
+
+@law("compresses")
+@shapes
+def test_stores_what_the_formula_says(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    for rank in (1, 4):
+        assert recipe.family.build(given, rank)[0].numel() == rank * sum(shape)
+    menu = recipe.family.menu(given)
+    assert menu.costs[:2] == [sum(shape), 2 * sum(shape)]
+    assert (menu.values[-1], menu.costs[-1]) == (None, shape[0] * shape[1])
+
+
+@law("optimal")
+@shapes
+def test_equals_eckart_young_in_its_own_metric(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    metric, weight = measure(recipe, given), given.ops[0].dense()
+    squares = spectrum(weight, metric)
+    for rank in (3, 10):
+        error = metric.loss(weight - recipe.family.build(given, rank)[0].dense())
+        assert float(error) == pytest.approx(float(squares[rank:].sum()), rel=1e-6)
+
+
+@law("optimal")
+def test_single_precision_reaches_the_bound_within_a_thousandth(method):
+    recipe = method.recipe({})
+    given = of(recipe, (24, 16), torch.float32)
+    metric, weight = measure(recipe, given), given.ops[0].dense()
+    bound = spectrum(weight, metric)[6:].sum()
+    error = metric.loss(weight.double() - recipe.family.build(given, 6)[0].dense().double())
+    assert float(error) <= 1.001 * float(bound)
+
+
+@law("compensates")
+@shapes
+def test_compensating_beats_what_it_compensates_the_more_the_higher_the_rank(method, shape):
+    recipe = method.recipe({"bits": 2})
+    given = of(recipe, shape)
+    metric, weight = measure(recipe, given), given.ops[0].dense()
+
+    def loss(rank):
+        return float(metric.loss(weight - recipe.family.build(given, rank)[0].dense()))
+
+    alone = float(metric.loss(weight - recipe.family.build(given, 1)[0].operators[0].dense()))
+    losses = [alone, *map(loss, (1, 4, min(shape)))]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[1] < alone
+    assert losses[-1] < 1e-6 * float(metric.loss(weight))
+
+
+SAME_MINIMISER = [("svd_llm", "svd_llm_v2"), ("afm", "lord"), ("afm", "rom"), ("svd", "welore"),
+                  ("svd", "pela"), ("svd_llm", "basis_sharing")]  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", SAME_MINIMISER, ids="=".join)
+@shapes
+def test_methods_that_are_the_same_minimiser_agree(pair, shape):
+    first, second = (METHODS[key].recipe({}) for key in pair)
+    a, b = (r.family.build(of(r, shape), 6)[0].dense() for r in (first, second))
+    torch.testing.assert_close(a, b)
+
+
+@shapes
+def test_svd_llm_equals_its_own_recipe_done_literally(shape):
+    recipe = METHODS["svd_llm"].recipe({})
+    given = of(recipe, shape)
+    weight, gram = given.ops[0].dense(), given.sites[0].stats["gram"]
+    root = torch.linalg.cholesky(gram)
+    u, s, vh = torch.linalg.svd(weight @ root, full_matrices=False)
+    literal = u[:, :6] * s[:6] @ vh[:6] @ torch.linalg.inv(root)
+    torch.testing.assert_close(recipe.family.build(given, 6)[0].dense(), literal)
+
+
+@pytest.mark.parametrize("axis", ["out", "in"])
+def test_fwsvd_equals_its_own_recipe_done_literally(axis):
+    recipe = METHODS["fwsvd"].recipe({"axis": axis})
+    given = of(recipe, (24, 16))
+    weight, fisher = given.ops[0].dense(), given.sites[0].stats["fisher"]
+    if axis == "in":
+        weight, fisher = weight.mT, fisher.mT
+    d = fisher.sum(1).sqrt()[:, None]
+    u, s, vh = torch.linalg.svd(d * weight, full_matrices=False)
+    literal = (u[:, :6] / d) * s[:6] @ vh[:6]
+    built = recipe.family.build(given, 6)[0].dense()
+    torch.testing.assert_close(built if axis == "out" else built.mT, literal)
+
+
+def test_asvd_equals_its_own_recipe_done_literally():
+    recipe = METHODS["asvd"].recipe({})
+    given = of(recipe, (24, 16))
+    scale = given.sites[0].stats["abs_mean"].sqrt()
+    u, s, vh = torch.linalg.svd(given.ops[0].dense() * scale, full_matrices=False)
+    literal = u[:, :6] * s[:6] @ vh[:6] / scale
+    torch.testing.assert_close(recipe.family.build(given, 6)[0].dense(), literal)
+
+
+def test_kfac_svd_equals_its_own_recipe_with_the_root_on_the_right_side():
+    recipe = METHODS["kfac_svd"].recipe({})
+    given = of(recipe, (24, 16))
+    stats, weight = given.sites[0].stats, given.ops[0].dense()
+
+    def shrunk_root(moment, share):
+        mean = moment.diagonal().mean() * torch.eye(len(moment)).double()
+        return torch.linalg.cholesky((1 - share) * moment + share * mean)
+
+    left, right = shrunk_root(stats["output_gram"], 0.3), shrunk_root(stats["gram"], 0.1)
+    u, s, vh = torch.linalg.svd(left.mT @ weight @ right, full_matrices=False)
+    middle = u[:, :6] * s[:6] @ vh[:6]
+    literal = torch.linalg.inv(left.mT) @ middle @ torch.linalg.inv(right)
+    torch.testing.assert_close(recipe.family.build(given, 6)[0].dense(), literal)
+
+
+def test_utilized_rank_projects_on_the_subspaces_that_the_data_uses():
+    recipe = METHODS["utilized_rank"].recipe({})
+    given = of(recipe, (24, 16))
+    weight, gram = given.ops[0].dense(), given.sites[0].stats["gram"]
+    for rank in (3, 9):
+        built = recipe.family.build(given, rank)[0].dense()
+        values, vectors = torch.linalg.eigh(weight @ gram @ weight.mT)
+        outside = vectors[:, : 24 - 16]  # never reached by W x
+        assert (outside.mT @ built).norm() < 1e-6
+        assert torch.linalg.matrix_rank(built) <= rank
+
+
+def test_basis_sharing_groups_consecutive_layers_of_the_sharing_roles():
+    recipe = METHODS["basis_sharing"].recipe({"layers": 2})
+    names = []
+    sites = []
+    for role in ("q", "o"):
+        sites += unit(16, 16, frozenset(), count=3, role=role).sites
+    for i, site in enumerate(sites):
+        site.name = f"{site.role}{i % 3}"
+    names = [[s.name for s in group] for group in recipe.group(sites)]
+    assert names == [["q0", "q1"], ["q2"], ["o0"], ["o1"], ["o2"]]
+
+
+def test_basis_sharing_shares_the_factor_and_stays_lossless_at_full_rank():
+    recipe = METHODS["basis_sharing"].recipe({})
+    pair = unit(16, 24, recipe.family.needs, count=2)
+    first, second = recipe.family.build(pair, 24)
+    assert first.a is second.a
+    for op, old in zip((first, second), pair.ops, strict=True):
+        torch.testing.assert_close(op.dense(), old.dense())
+
+
+def test_eora_repairs_an_earlier_compression_when_the_original_is_known():
+    recipe = METHODS["eora"].recipe({})
+    given = of(recipe, (24, 16))
+    coarse = METHODS["svd"].recipe({}).family.build(given, 3)
+    site, original = given.sites[0], given.ops[0]
+    site.pool["originals"] = {site.name: original}
+    metric = measure(recipe, given)
+    (repaired,) = recipe.family.build(Unit([site], coarse), 4)
+    lost = original.dense() - coarse[0].dense()
+    bound = spectrum(lost, metric)[4:].sum()
+    error = metric.loss(original.dense() - repaired.dense())
+    assert float(error) == pytest.approx(float(bound), rel=1e-6)
+
+
+def test_the_laws_speak_of_registered_methods():
+    speaking = partial(filter, None)
+    assert all(key in METHODS for pair in SAME_MINIMISER for key in speaking(pair))
