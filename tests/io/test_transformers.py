@@ -20,7 +20,7 @@ from transformers import (
 from corank.errors import FormatError
 from corank.io import attach, load, register_with_transformers, save
 from corank.io.record import FORMAT, read_header, seal
-from corank.models import densify, find_sites, install, read
+from corank.models import densify, find_sites, install, is_rewritten, read
 from corank.operators import Dense, LowRank, Operator, normal_float, quantise_codebook
 from tests.io import tiny
 
@@ -196,6 +196,16 @@ def test_save_pretrained_works_after_loading_and_after_attaching(name: str, tmp_
     fresh.save_pretrained(tmp_path / "peer2")
     third = type(model).from_pretrained(tmp_path / "peer2")
     torch.testing.assert_close(tiny.output(third), tiny.output(model), rtol=0, atol=1e-6)
+
+
+def test_experts_remember_which_were_rewritten(tmp_path: Path) -> None:
+    model = compressed("mixtral experts")
+    save(model, tmp_path / "m")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    sites = find_sites(model, "all")
+    rewritten = [site.name for site in sites if is_rewritten(model, site)]
+    assert [site.name for site in sites if is_rewritten(again, site)] == rewritten
+    assert len(rewritten) == 2
 
 
 def test_save_pretrained_writes_the_operators_of_that_moment(tmp_path: Path) -> None:
