@@ -1,0 +1,42 @@
+"""Commands, their arguments, and how errors leave."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from . import analyze, bench, compress, demo, merge, methods
+
+_COMMANDS = (compress, analyze, merge, methods, bench, demo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0, 2 for what the user can mend, 130 when interrupted."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("corank: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if arguments.debug:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"corank: error: {message}", file=sys.stderr)
+        return 2
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run`, which takes the parsed arguments."""
+    parser = argparse.ArgumentParser(
+        prog="corank",
+        description="Make models smaller by low-rank and structured weights, and see what it cost.",
+    )
+    parser.add_argument("--version", action="version", version=f"corank {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
