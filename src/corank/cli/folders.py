@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ def open_model(folder: Path, dtype: str | None = None) -> tuple[nn.Module, Any]:
     transformers = import_quietly()
     architecture = (config.get("architectures") or [""])[0]
     family = getattr(transformers, architecture, None) or transformers.AutoModel
-    model = family.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
+    with quiet():
+        model = family.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
     return model.eval(), _open_tokenizer(folder)
 
 
@@ -32,6 +36,17 @@ def import_quietly() -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that libraries log as they are imported."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def require_tokenizer(tokenizer: Any, folder: Path, paths: list[Path]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,8 +28,7 @@ def quantised_variants(
     activations keep the model's dtype. Embeddings and convolutions keep theirs too.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of optional kernels that this build lacks
+        with _quiet():
             import torchao.quantization  # noqa: F401
     except ImportError as error:
         return {}, [f"not compared with torchao int8 and int4: {error}"]
@@ -68,8 +69,7 @@ def _quantise(
 ) -> nn.Module:
     if not layers:
         raise ValueError("the model has no linear layers of its own to quantise")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         from torchao.quantization import quantize_
 
         config = configure(list(layers.values()))
@@ -105,3 +105,16 @@ def _int4(layers: list[nn.Linear]) -> Any:
     from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 
     return PrototypeInt4WeightOnlyConfig(group_size=size, set_inductor_config=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torchao's messages on optional kernels that this build of it lacks."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
