@@ -32,6 +32,18 @@ def test_folders_without_a_model(capsys, tmp_path):
     assert not out.exists()
 
 
+def test_a_folder_that_lacks_weights(capsys, bert, tmp_path):
+    config = json.loads((bert / "config.json").read_text())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(
+        (bert / "model.safetensors").read_bytes()
+    )
+    config["num_hidden_layers"] += 1
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    line = fails(capsys, *compress(tmp_path / "model", tmp_path / "out"))
+    assert "lacks 16 weights of its BertModel" in line
+
+
 def test_an_output_that_is_taken(capsys, bert, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

@@ -37,6 +37,8 @@ def test_compress_makes_a_folder_that_transformers_loads(capsys, llama, texts, t
     assert model.dtype == torch.bfloat16
     stored = sum(p.numel() for p in model.parameters())
     original = sum(p.numel() for p in corank.load(llama).parameters())
+    assert report["totals"]["model_numel_before"] == original
+    assert report["totals"]["model_numel_after"] == stored
     assert original - stored == report["totals"]["numel_before"] - report["totals"]["numel_after"]
     assert AutoTokenizer.from_pretrained(out).eos_token == "[EOS]"
     measured = {(r["domain"], r["measure"]) for r in report["sections"]["fidelity"]}
@@ -77,6 +79,9 @@ def test_a_dry_run_reads_shapes_only(capsys, llama, tmp_path, monkeypatch):
     assert report["totals"]["keep"] <= 0.5
     assert all(row["bytes_before"] == 2 * row["numel_before"] for row in report["sites"])
     assert list(tmp_path.iterdir()) == []
+    totals = report["totals"]
+    saved = totals["numel_before"] - totals["numel_after"]
+    assert totals["model_numel_before"] - totals["model_numel_after"] == saved > 0
 
 
 def test_analyze_gives_spectra(capsys, llama, texts, tmp_path):

@@ -66,5 +66,7 @@ def make_sections() -> dict[str, Any]:
             variant("int4", 600, 3.0, 0.99),
         ],
         "spectra": {"x": [3.0, 2.0, 0.0], "y": [1.0, 0.5, 0.1]},
+        "ranks": {"x": {"stable_rank": 1.25, "rank_90": 2}, "y": {"stable_rank": 3.5}},
+        "healing": {"losses": [3.0, 2.0, 1.5]},
         "disk": {"before": 5000, "after": 2500},
     }

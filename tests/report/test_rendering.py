@@ -122,7 +122,7 @@ def test_html_is_well_formed_and_needs_nothing_else(tmp_path):
     assert page.seen.count("table") == page.seen.count("caption")
     assert "a &lt;note&gt; &amp; more" in text
     assert "prefers-color-scheme: dark" in text
-    assert page.seen.count("svg") == 5  # allocation, error, spectra, fidelity, speed
+    assert page.seen.count("svg") == 6  # allocation, error, spectra, healing, fidelity, speed
 
 
 def test_plots_are_drawn_the_same_each_time_and_take_the_page_colours():
@@ -132,6 +132,14 @@ def test_plots_are_drawn_the_same_each_time_and_take_the_page_colours():
         assert "currentColor" in plot.svg
         assert "#010203" not in plot.svg
         assert 'role="img"' in plot.svg
+
+
+def test_ranks_are_tabled_with_their_gaps():
+    lines = make_report().table().splitlines()
+    start = lines.index("Ranks")
+    assert lines[start + 1].split() == ["site", "stable", "90"]
+    assert lines[start + 3].split() == ["x", "1.25", "2"]
+    assert lines[start + 4].split() == ["y", "3.5", "-"]
 
 
 def test_sections_that_are_missing_are_left_out():

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..report import Report
 from . import options
 from .console import progress, show
 from .folders import check_out, folder_bytes, open_model, require_tokenizer
@@ -62,11 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     model, tokenizer = open_model(arguments.folder, arguments.dtype)
     require_tokenizer(tokenizer, arguments.folder, texts)
     original = copy.deepcopy(model) if heldout else None
+    before = model_sizes(model)
     with progress() as tell:
         report = compress(
             model, arguments.method, **_settings(arguments), data=arguments.data,
             tokenizer=tokenizer, progress=tell, **parameters,
         )  # fmt: skip
+        add_model_sizes(report, before, model_sizes(model))
         tell("saving", 0.0)
         save(model, out, tokenizer, source=arguments.folder)
         sizes = {"before": folder_bytes(arguments.folder), "after": folder_bytes(out)}
@@ -98,20 +101,41 @@ def _plan(arguments: argparse.Namespace, parameters: dict[str, Any]) -> int:
     report = compress(
         model, arguments.method, **_settings(arguments), dry_run=True, **parameters
     )  # fmt: skip
+    before = model_sizes(model)
+    saved = {
+        name: report.totals[f"{name}_before"] - report.totals[f"{name}_after"] for name in before
+    }
+    add_model_sizes(report, before, {name: before[name] - saved[name] for name in before})
     show(report, arguments.json, arguments.report)
     return 0
+
+
+def model_sizes(model: nn.Module) -> dict[str, int]:
+    """Numbers and bytes of a whole model, as it is."""
+    from ..report.speed import count_bytes
+
+    return {"numel": sum(p.numel() for p in model.parameters()), "bytes": count_bytes(model)}
+
+
+def add_model_sizes(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
+    """Put the whole model's sizes into the totals."""
+    for name in before:
+        report.totals[f"model_{name}_before"] = before[name]
+        report.totals[f"model_{name}_after"] = after[name]
 
 
 def _open_empty(folder: Path, dtype: str | None) -> nn.Module:
     import torch
 
     from ..io.source import empty_model
+    from ..report.quiet import quiet
     from .folders import import_quietly
 
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: name the folder of a transformers model")
-    import_quietly()
-    model = empty_model(folder)
+    with quiet():
+        import_quietly()
+        model = empty_model(folder)
     return model if dtype is None else model.to(getattr(torch, dtype))
 
 

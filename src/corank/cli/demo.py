@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from .compress import add_model_sizes, model_sizes
 from .console import print_json, progress
 from .folders import check_out, folder_bytes, import_quietly, open_model
 from .options import add_common
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = METHOD | {"keep": arguments.keep, "heal_minutes": arguments.heal_minutes or None}
     with progress() as tell:
         report = compress(model, "svd_llm", data=calibration, progress=tell, **settings)
+        add_model_sizes(report, model_sizes(original), model_sizes(model))
         tell("saving and loading back", 0.0)
         save(model, folder, tokenizer, source=source)
         loaded = _load_back(folder, model, heldout[other][0], report.notes)

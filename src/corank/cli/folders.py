@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from ..report.quiet import quiet
 
 
 def open_model(folder: Path, dtype: str | None = None) -> tuple[nn.Module, Any]:
@@ -18,14 +17,21 @@ def open_model(folder: Path, dtype: str | None = None) -> tuple[nn.Module, Any]:
     The class is the one that config.json names, or AutoModel's choice where transformers has no
     such class. dtype: of the weights; None keeps the stored one. Nothing is fetched or executed.
 
-    Raises ValueError for a folder without a model.
+    Raises ValueError for a folder without a model, or that lacks some of its weights.
     """
     config = _read_config(folder)
-    transformers = import_quietly()
-    architecture = (config.get("architectures") or [""])[0]
-    family = getattr(transformers, architecture, None) or transformers.AutoModel
     with quiet():
-        model = family.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
+        transformers = import_quietly()
+        architecture = (config.get("architectures") or [""])[0]
+        family = getattr(transformers, architecture, None) or transformers.AutoModel
+        model, found = family.from_pretrained(
+            folder, dtype=dtype or "auto", local_files_only=True, output_loading_info=True
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"{folder} lacks {len(missing)} weights of its {type(model).__name__}, as "
+            f"{missing[0]}: complete it, or name another class in its config.json"
+        )
     return model.eval(), _open_tokenizer(folder)
 
 
@@ -36,17 +42,6 @@ def import_quietly() -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings that libraries log as they are imported."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def require_tokenizer(tokenizer: Any, folder: Path, paths: list[Path]) -> None:

@@ -29,6 +29,8 @@ def list_plots(report: Report) -> list[Plot]:
         plots.append(_errors(report.sites))
     if report.sections.get("spectra"):
         plots.append(_spectra(report.sections["spectra"]))
+    if (report.sections.get("healing") or {}).get("losses"):
+        plots.append(_healing(report.sections["healing"]["losses"]))
     if report.sections.get("fidelity"):
         plots += _fidelity(report.sections["fidelity"])
     if report.sections.get("speed"):
@@ -114,6 +116,17 @@ def _spectra(spectra: Mapping[str, Sequence[float]]) -> Plot:
 
     about = "Each line is a site, from the first (dark) to the last (light). Steep is compressible."
     return Plot("Spectra", about, draw(fill, "Singular values per site"))
+
+
+def _healing(losses: Sequence[float]) -> Plot:
+    def fill(axes: Any) -> None:
+        axes.plot(range(1, len(losses) + 1), losses, color=COLOURS[0], linewidth=1.2)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.set_ylim(bottom=0)
+
+    about = "The loss against the original model, on the calibration data, step by step."
+    return Plot("Healing", about, draw(fill, "Healing loss over steps"))
 
 
 def _fidelity(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:

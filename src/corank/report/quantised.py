@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import nn
+
+from .quiet import quiet
 
 #: Weights to a scale, the most first; the first that divides every layer's input is taken.
 _GROUP_SIZES = (128, 64, 32)
@@ -28,7 +27,7 @@ def quantised_variants(
     activations keep the model's dtype. Embeddings and convolutions keep theirs too.
     """
     try:
-        with _quiet():
+        with quiet():
             import torchao.quantization  # noqa: F401
     except ImportError as error:
         return {}, [f"not compared with torchao int8 and int4: {error}"]
@@ -69,7 +68,7 @@ def _quantise(
 ) -> nn.Module:
     if not layers:
         raise ValueError("the model has no linear layers of its own to quantise")
-    with _quiet():
+    with quiet():
         from torchao.quantization import quantize_
 
         config = configure(list(layers.values()))
@@ -105,16 +104,3 @@ def _int4(layers: list[nn.Linear]) -> Any:
     from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 
     return PrototypeInt4WeightOnlyConfig(group_size=size, set_inductor_config=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torchao's messages on optional kernels that this build of it lacks."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

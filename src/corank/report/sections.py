@@ -27,7 +27,7 @@ class Section:
 
 
 def list_sections(sections: Mapping[str, Any]) -> list[Section]:
-    """The sections "fidelity", "speed" and "disk", as far as they are there, as tables."""
+    """The sections "fidelity", "speed", "ranks" and "disk", as far as they are there, as tables."""
     found = []
     if sections.get("fidelity"):
         found.append(_fidelity(sections["fidelity"]))
@@ -35,6 +35,8 @@ def list_sections(sections: Mapping[str, Any]) -> list[Section]:
         found.append(_speed(sections["speed"]))
         closeness = _closeness(sections["speed"])
         found += [] if closeness is None else [closeness]
+    if sections.get("ranks"):
+        found.append(_ranks(sections["ranks"]))
     if sections.get("disk"):
         found.append(_disk(sections["disk"]))
     return found
@@ -119,6 +121,21 @@ def _closeness(rows: Sequence[Mapping[str, Any]]) -> Section | None:
     header = ["measure", *(f"{r['variant']}, {show_bytes(r['bytes'])}" for r in shown)]
     about = "The same measurements for each variant; compare those of equal bytes."
     return Section("Fidelity against quantisation", about, header, table)
+
+
+def _ranks(ranks: Mapping[str, Mapping[str, float]]) -> Section:
+    measures = list(dict.fromkeys(name for row in ranks.values() for name in row))
+    table = [
+        [site, *(show_value(row[name]) if name in row else "-" for name in measures)]
+        for site, row in ranks.items()
+    ]
+    return Section(
+        "Ranks",
+        "stable: ||W||_F^2 / ||W||_2^2; effective: exp of the entropy of the singular values; "
+        "numerical: above rounding; 90, 99: what holds so many percent of the energy.",
+        ["site", *(name.removesuffix("_rank").removeprefix("rank_") for name in measures)],
+        table,
+    )
 
 
 def _disk(disk: Mapping[str, Any]) -> Section:
