@@ -78,7 +78,7 @@ def collect(
     inputs.store()
     if gradients is not None:
         gradients.finish()
-        gradients.store()
+        notes += gradients.store()
     notes += inputs.notes
     fill_up(list(sites), notes)
     return notes

@@ -116,13 +116,20 @@ class GradientPass:
             if gram is not None:
                 gram.all_reduce()
 
-    def store(self) -> None:
-        """Put the statistics into the sites."""
+    def store(self) -> list[str]:
+        """Put the statistics into the sites; returns a note for each that the loss never saw."""
+        notes = []
         for site, sums, gram in zip(self.sites, self.sums, self.grams, strict=True):
             for name, total in sums.items():
                 site.stats[name] = (total / self.samples).float()
-            if gram is not None and float(gram.count) > 0:
+            if gram is None:
+                continue
+            if float(gram.count) > 0:
                 site.stats["output_gram"] = gram.second_moment()
+            elif site.kind != "expert":  # an expert that saw no token is dealt with by its layer
+                site.stats["output_gram"] = torch.zeros_like(gram.outer_sum, dtype=torch.float32)
+                notes.append(f"{site.name}: the loss does not depend on it, so no error counts")
+        return notes
 
     def _hook(self, index: int) -> Any:
         site = self.sites[index]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..calibration import Batches
+from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
-from ..models import Site, install, read, read_bias
+from ..models import Site, blocks, install, read, read_bias
 from ..operators import Operator
 from ..registry import Cascade, Recipe
 from ..rewrites import Family, Unit
@@ -55,13 +55,22 @@ def rewrite_in_cascade(
     inputs: Batches,
     told: Progress,
 ) -> Errors:
-    """Go through the model in order; each part is fitted to what the parts before it now give."""
+    """Go through the blocks in order; each part is fitted to what the parts before it now give.
+
+    Sites outside the blocks come last, on the inputs that they then have.
+    """
     errors: Errors = {}
     needs = recipe.family.needs - LOSS_NEEDS
-    stages = cascade(model, plan.sites, needs, inputs, targets=targets, granularity="input")
-    for sites in stages:
+    prefixes = tuple(f"{name}." for name, _ in blocks(model))
+    inside = [site for site in plan.sites if site.name.startswith(prefixes)]
+    outside = [site for site in plan.sites if not site.name.startswith(prefixes)]
+    stages = cascade(model, inside, needs, inputs, targets=targets, granularity="input")
+    for sites in stages if inside else ():
         told("factorisation", len(errors) / len(plan.sites))
         errors |= rewrite_at_once(model, plan.of(sites), recipe, lambda stage, fraction: None)
+    if outside:
+        collect(model, outside, needs, inputs)
+        errors |= rewrite_at_once(model, plan.of(outside), recipe, lambda stage, fraction: None)
     return errors
 
 

@@ -107,14 +107,14 @@ def heal(
                 loss = loss + perturbation * perturbation_loss(pairs, epsilon)
             if not torch.isfinite(loss):
                 raise RuntimeError(
-                    f"healing: the loss is {float(loss)} at step {healed.steps}. "
+                    f"healing: the loss is {float(loss.detach())} at step {healed.steps}. "
                     "Lower learning_rate, or look for inputs that overflow"
                 )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
-            healed.losses.append(float(loss))
+            healed.losses.append(float(loss.detach()))
     optimizer.zero_grad()
     healed.seconds = perf_counter() - started
     return healed

@@ -43,7 +43,7 @@ def second_moment(ridge: float = 0.0) -> Measure:
 
     def read(stats: Statistics) -> Metric:
         if "row_counts" in stats:
-            return Metric(left=_floored(stats["row_counts"]))
+            return Metric(left=_frequencies(stats["row_counts"]))
         return Metric(right=add_ridge(stats["gram"], ridge))
 
     return Measure(frozenset({"gram"}), read)
@@ -57,7 +57,7 @@ def covariance(ridge: float = 0.0) -> Measure:
 
     def read(stats: Statistics) -> Metric:
         if "row_counts" in stats:
-            return Metric(left=_floored(stats["row_counts"]))
+            return Metric(left=_frequencies(stats["row_counts"]))
         mean = stats["mean"]
         return Metric(right=add_ridge(stats["gram"] - torch.outer(mean, mean), ridge))
 
@@ -122,6 +122,10 @@ def two_sided(ridge: float = 0.0, output_ridge: float = 0.0, centred: bool = Fal
         return Metric(add_ridge(stats["output_gram"], output_ridge), inputs(stats).right)
 
     return Measure(inputs.needs | {"output_gram"}, read, centred)
+
+
+def _frequencies(counts: Tensor) -> Tensor:
+    return _floored(counts / counts.sum())
 
 
 def _floored(scale: Tensor) -> Tensor:

@@ -1,0 +1,235 @@
+"""`corank.compress` on whole models: every method, the budget, the report."""
+
+import copy
+
+import pytest
+import torch
+
+import corank
+from corank.allocation import ALLOCATORS
+from corank.calibration.outputs import outputs
+from corank.models import find_sites, read
+from corank.operators import Dense, LowRank
+from corank.registry import METHODS
+
+from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
+
+KEYS = [m.key for m in corank.methods("compress")]
+BUDGETED = [k for k in KEYS if METHODS[k].recipe({}).rank is None]
+
+
+def quick(key):
+    return {"heal_minutes": 0.005} if "heals" in METHODS[key].laws else {}
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_bert], ids=["llama", "bert"])
+@pytest.mark.parametrize("key", BUDGETED)
+def test_every_method_meets_its_budget_on_a_whole_model(key, build):
+    model = build()
+    before = sum(p.numel() for p in model.parameters())
+    report = corank.compress(model, key, keep=0.6, data=tokens(), **quick(key))
+    totals = report.totals
+    assert totals["numel_after"] <= 0.6 * totals["numel_before"]
+    sites = find_sites(model)
+    leaves = {id(p): p for s in sites for p in read(model, s).parameters()}
+    assert sum(p.numel() for p in leaves.values()) == totals["numel_after"]
+    saved = totals["numel_before"] - totals["numel_after"]
+    added = totals["model_numel"] - (before - saved)
+    biases = sum(r.shape[0] for r in report.sites)
+    assert 0 <= added <= biases  # nothing but biases where there were none
+    assert all(torch.isfinite(y).all() for y in outputs(model, tokens(1)))
+    assert any(isinstance(read(model, s), LowRank) for s in sites)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_loss_at_full_rank(key):
+    model = tiny_llama()
+    before = outputs(model, tokens(2))
+    rank = 32 if key == "basis_sharing" else 16  # there a unit is two layers' 16 rows
+    corank.compress(
+        model, key, rank=rank, targets=["k_proj", "v_proj"], data=tokens(), **quick(key)
+    )
+    assert all(isinstance(read(model, s), Dense) is False for s in find_sites(model, ["k_proj"]))
+    for now, then in zip(outputs(model, tokens(2)), before, strict=True):
+        torch.testing.assert_close(now, then, rtol=2e-3, atol=2e-3)
+
+
+def test_reports_the_error_in_the_methods_metric():
+    model, data = tiny_mlp(), vectors()
+    weight = model[0].weight.detach().clone()
+    report = corank.compress(model, "svd_llm", rank=5, data=data)
+    x = torch.cat(data)
+    lost = (x @ (weight - model[0].weight.detach()).mT).square().sum()
+    assert report.sites[0].error == pytest.approx(
+        float(lost / (x @ weight.mT).square().sum()), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("key", ["svd_llm", "corank", "kfac_svd"])
+def test_order_and_global_seed_do_not_matter(key):
+    results = []
+    for seed in (0, 1):
+        model = tiny_llama()
+        torch.manual_seed(seed)
+        corank.compress(model, key, keep=0.5, data=tokens())
+        results.append(model.state_dict())
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+
+
+def test_size_in_parameters_and_in_bytes_is_for_the_whole_model():
+    for size, limit, count in (
+        ("18000", 18000, lambda m: sum(p.numel() for p in m.parameters())),
+        ("70KB", 70000, lambda m: sum(t.numel() * 4 for t in (*m.parameters(), *m.buffers()))),
+    ):
+        model = tiny_llama()
+        assert count(model) > limit
+        corank.compress(model, "svd", size=size)
+        assert 0.9 * limit < count(model) <= limit
+
+
+def test_sites_that_would_not_pay_stay_dense_and_untouched():
+    model = tiny_llama()
+    weights = {s.name: read(model, s).dense().clone() for s in find_sites(model)}
+    report = corank.compress(model, "svd", keep=1.0)
+    assert {row.operator for row in report.sites} == {"Dense"}
+    for site in find_sites(model):
+        assert torch.equal(read(model, site).dense(), weights[site.name])
+
+
+def test_ranks_are_rounded_to_a_multiple():
+    model = tiny_llama()
+    report = corank.compress(model, "svd", keep=0.7, round_to=4)
+    ranks = [row.rank for row in report.sites if row.rank]
+    assert ranks
+    assert all(rank % 4 == 0 for rank in ranks)
+
+
+def test_targets_choose_and_overrides_win():
+    model = tiny_llama()
+    targets = {"q_proj": {"rank": 3}, "v_proj": {}, "layers.1.self_attn.v_proj": None}
+    report = corank.compress(model, "svd", rank=5, targets=targets)
+    ranks = {row.name.removeprefix("model."): row.rank for row in report.sites}
+    assert ranks == {
+        "layers.0.self_attn.q_proj": 3,
+        "layers.1.self_attn.q_proj": 3,
+        "layers.0.self_attn.v_proj": 5,
+    }
+
+
+def test_a_dry_run_changes_nothing_and_needs_no_weights():
+    with torch.device("meta"):
+        model = tiny_llama()
+    report = corank.compress(model, "svd_llm", keep=0.5, dry_run=True)
+    assert {type(m).__name__ for m in model.modules() if hasattr(m, "weight")} >= {"Linear"}
+    assert not any(isinstance(m, LowRank) for m in model.modules())
+    real = corank.compress(tiny_llama(), "svd", keep=0.5)
+    assert [(r.name, r.numel_after) for r in report.sites] == [
+        (r.name, r.numel_after) for r in real.sites
+    ]
+
+
+def test_compressed_leaves_train_where_the_weight_did():
+    model = tiny_llama()
+    model.model.layers[0].self_attn.q_proj.weight.requires_grad_(False)
+    corank.compress(model, "svd", keep=0.5)
+    assert not any(p.requires_grad for p in model.model.layers[0].self_attn.q_proj.parameters())
+    assert all(p.requires_grad for p in model.model.layers[1].self_attn.q_proj.parameters())
+
+
+def test_welore_leaves_only_the_low_rank_components_trainable():
+    model = tiny_llama()
+    report = corank.compress(model, "welore", keep=0.9)
+    kinds = {row.name: row.operator for row in report.sites}
+    assert set(kinds.values()) == {"Dense", "LowRank"}
+    for name, parameter in model.named_parameters():
+        site = next((s for s in kinds if name.startswith(s + ".")), None)
+        assert parameter.requires_grad == (site is not None and kinds[site] == "LowRank"), name
+
+
+@pytest.mark.parametrize("key", ["afm", "lord"])
+def test_centred_methods_keep_the_mean_output(key):
+    model, data = tiny_mlp(), vectors()
+    with torch.no_grad():
+        mean = model[0](torch.cat(data)).mean(0)
+    corank.compress(model, key, rank=4, data=data, targets=["0"])
+    with torch.no_grad():
+        torch.testing.assert_close(model[0](torch.cat(data)).mean(0), mean)
+
+
+def test_afm_takes_embeddings_whose_mean_row_moves_to_the_bias():
+    model, data = tiny_bert(), tokens()
+    table = model.embeddings.word_embeddings.weight.detach().clone()
+    ids = torch.cat([b["input_ids"] for b in data])
+    corank.compress(model, "afm", rank=6, data=data, targets=["word_embeddings"])
+    torch.testing.assert_close(
+        model.embeddings.word_embeddings(ids).mean((0, 1)), table[ids].mean((0, 1))
+    )
+
+
+def test_a_site_that_the_loss_does_not_reach_is_noted_and_costs_no_error():
+    report = corank.compress(tiny_bert(), "kfac_svd", keep=0.5, data=tokens())
+    assert any("pooler.dense: the loss does not depend on it" in note for note in report.notes)
+    assert {row.name: row.error for row in report.sites}["pooler.dense"] == 0
+
+
+def test_cascade_beats_one_pass_on_the_calibration_data():
+    data, errors = tokens(12, 8), {}
+    for cascade in (None, "original"):
+        model = tiny_bert()
+        before = outputs(model, data)
+        corank.compress(model, "svd_llm", keep=0.4, data=data, cascade=cascade)
+        after = outputs(model, data)
+        errors[cascade] = sum(
+            float((a - b).square().sum()) for a, b in zip(after, before, strict=True)
+        )
+    assert errors["original"] < 0.9 * errors[None]
+
+
+def test_healing_lowers_the_output_error():
+    data = tokens(12, 8)
+    model = tiny_bert()
+    original = copy.deepcopy(model)
+    corank.compress(model, "svd", keep=0.4)
+    held_out = tokens(4, seed=9)
+
+    def error():
+        pairs = zip(outputs(model, held_out), outputs(original, held_out), strict=True)
+        return sum(float((a - b).square().sum()) for a, b in pairs)
+
+    before = error()
+    healed = corank.heal(model, original, data, steps=60, learning_rate=3e-3)
+    assert healed.steps == 60
+    assert error() < 0.8 * before
+    assert not model.training
+
+
+def test_merging_gives_back_plain_modules_with_the_same_function():
+    model = tiny_llama()
+    corank.compress(model, "svd_llm", keep=0.5, data=tokens())
+    before = outputs(model, tokens(1))
+    corank.merge(model)
+    torch.testing.assert_close(outputs(model, tokens(1)), before, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(m, LowRank) for m in model.modules())
+    assert {type(m) for n, m in model.named_modules() if n.endswith("_proj")} == {torch.nn.Linear}
+
+
+def test_eora_repairs_a_compressed_model_towards_the_original():
+    original = tiny_llama()
+    model = copy.deepcopy(original)
+    corank.compress(model, "svd", rank=4)
+    data = tokens()
+
+    def error():
+        pairs = zip(outputs(model, data), outputs(original, data), strict=True)
+        return sum(float((a - b).square().sum()) for a, b in pairs)
+
+    before = error()
+    corank.compress(model, "eora", rank=8, data=data, original=original)
+    assert error() < 0.5 * before
+
+
+@pytest.mark.parametrize("allocate", list(ALLOCATORS))
+def test_every_allocator_on_a_whole_model(allocate):
+    model = tiny_llama()
+    report = corank.compress(model, "svd_llm", keep=0.5, data=tokens(), allocate=allocate)
+    assert 0.4 < report.totals["keep"] <= 0.5
