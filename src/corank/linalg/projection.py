@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .checks import check_finite, check_matrix, check_rank, gaussian, own_generator, working_dtype
 from .eigenspace import eigenspace_width, top_eigenspace
+from .reduction import reduce_tall
 from .svd import fix_signs
-from .symmetric import symmetric_eigh
+from .symmetric import symmetric_eigh, symmetric_product
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ _DOUBLE_SIDE = 512
 _EXACT_SIDE = 1024
 _EXPECTED_APPLIES = 8
 _LEVELS = 8
-_BLOCK = 512
 _SPIKES = 32
 _SPIKED = 4
 
@@ -60,11 +60,9 @@ def top_left_subspace(
     w = _unit_peak(w.to(out))
     if rows <= columns:
         u = _solve(w, gram, rank, method, generator).to(out)
-    else:  # W = Q T, and Q only carries the solution for T back
-        reflectors, scales = torch.geqrf(w)
-        v = _solve(reflectors[:columns].triu(), gram, rank, method, generator).to(out)
-        padded = torch.cat([v, v.new_zeros(rows - columns, rank)])
-        u = torch.ormqr(reflectors, scales, padded)
+    else:
+        core, lift = reduce_tall(w)
+        u = lift(_solve(core, gram, rank, method, generator).to(out))
     return fix_signs(u, u.T)[0]
 
 
@@ -79,8 +77,8 @@ def projection_spectrum(w: Tensor, gram: Tensor | None) -> Tensor:
     core = w.to(torch.float64 if min(w.shape) <= _DOUBLE_SIDE else out)
     metric = None if gram is None else gram.to(core)
     if core.shape[0] > core.shape[1]:
-        core = torch.geqrf(core).a[: core.shape[1]].triu()
-    values = torch.linalg.eigvalsh(_moment(_weigh(core, metric), core))
+        core, _ = reduce_tall(core)
+    values = torch.linalg.eigvalsh(symmetric_product(_weigh(core, metric), core))
     return values.flip(0).clamp_min(0).to(out)
 
 
@@ -148,7 +146,7 @@ def _leading(
         if found is not None:
             return found
         logger.warning("subspace iteration did not settle on %s; eigh instead", tuple(core.shape))
-    values, vectors = symmetric_eigh(_moment(weighted, core))
+    values, vectors = symmetric_eigh(symmetric_product(weighted, core))
     return _Leading(values, vectors, float(values[0]))
 
 
@@ -179,7 +177,7 @@ def _iterate(
     width = eigenspace_width(rank - count)
     formed = 2 * side * side * (columns + _EXPECTED_APPLIES * width)
     implicit = 4 * side * columns * width * _EXPECTED_APPLIES
-    moment = _moment(weighted, core) if formed < implicit else None
+    moment = symmetric_product(weighted, core) if formed < implicit else None
 
     def apply(block: Tensor) -> Tensor:
         return weighted @ (core.T @ block) if moment is None else moment @ block
@@ -216,7 +214,7 @@ def _extend(found: Tensor, new: Tensor) -> Tensor:
     for _ in range(2):
         overlap = found.T @ new
         new = new - found @ overlap
-        if float(overlap.square().sum()) <= torch.finfo(new.dtype).eps:
+        if float(overlap.square().sum(0).max()) <= torch.finfo(new.dtype).eps:
             break  # so little was taken out that `new` is still orthonormal
         new = torch.linalg.qr(new).Q
     return torch.cat([found, new], dim=1)
@@ -236,19 +234,6 @@ def _weigh(core: Tensor, gram: Tensor | None) -> Tensor:
     if gram is None:
         return core
     return core * gram if gram.ndim == 1 else core @ gram
-
-
-def _moment(weighted: Tensor, core: Tensor) -> Tensor:
-    """weighted core^T (p, p), which is symmetric: only blocks on and under the diagonal."""
-    side = core.shape[0]
-    if side <= _BLOCK:
-        moment = weighted @ core.T
-        return (moment + moment.T) / 2
-    moment = weighted.new_empty(side, side)
-    for start in range(0, side, _BLOCK):
-        stop = min(start + _BLOCK, side)
-        torch.matmul(weighted[start:stop], core[:stop].T, out=moment[start:stop, :stop])
-    return moment.tril_() + moment.tril(-1).T
 
 
 def _inner(a: Tensor, b: Tensor) -> float:

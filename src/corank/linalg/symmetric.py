@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 _DOUBLE_SIDE = 2048
 _NEGATIVE_PART = 1e-2
+_BLOCK = 512
 
 
 def eigh_clamped(c: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +58,19 @@ def symmetric_eigh(c: Tensor) -> tuple[Tensor, Tensor]:
             f"eigh of a finite {tuple(c.shape)} matrix failed: {reason}; then {failure}"
         ) from failure
     return values.flip(0).to(c), vectors.flip(1).to(c)
+
+
+def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T (p, p) for a, b (p, n) whose product is symmetric: half of its blocks are computed."""
+    side = b.shape[0]
+    if side <= _BLOCK:
+        moment = a @ b.T
+        return (moment + moment.T) / 2
+    moment = a.new_empty(side, side)
+    for start in range(0, side, _BLOCK):
+        stop = min(start + _BLOCK, side)
+        torch.matmul(a[start:stop], b[:stop].T, out=moment[start:stop, :stop])
+    return moment.tril_() + moment.tril(-1).T
 
 
 def root_psd(c: Tensor) -> Tensor:

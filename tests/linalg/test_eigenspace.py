@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from corank.linalg.eigenspace import _independent, top_eigenspace
+
+from . import hard
+
+
+def spectrum(n: int, dtype: torch.dtype) -> Tensor:
+    return torch.arange(1, n + 1, dtype=dtype) ** -0.5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit", "applies"), [(torch.float32, 2e-3, 6), (torch.float64, 4e-6, 14)]
+)
+def test_settles_in_few_products_within_its_tolerance(
+    dtype: torch.dtype, limit: float, applies: int
+) -> None:
+    """A span lost between products, or a filter of the wrong part, takes more of them."""
+    values = spectrum(400, dtype)
+    widths: list[int] = []
+
+    def apply(block: Tensor) -> Tensor:
+        widths.append(block.shape[1])
+        return values[:, None] * block
+
+    total = float(values.double().sum())
+    found = top_eigenspace(apply, values, 400, 60, total, generator=hard.draw(0))
+    assert found.converged
+    assert len(widths) <= applies
+    captured = float((found.vectors.double().square() * values.double()[:, None]).sum())
+    tail = float(values[60:].double().sum())
+    assert total - captured <= tail * (1 + limit)
+    torch.testing.assert_close(
+        found.vectors.T @ found.vectors, torch.eye(60, dtype=dtype), atol=1e-5, rtol=0
+    )
+
+
+def test_does_not_claim_what_it_did_not_reach() -> None:
+    """An operator that changes at every product never settles."""
+    g = hard.draw(1)
+
+    def apply(block: Tensor) -> Tensor:
+        return torch.rand(100, 1, generator=g, dtype=block.dtype) * block
+
+    like = torch.empty(0, dtype=torch.float64)
+    assert not top_eigenspace(apply, like, 100, 20, 50.0, generator=hard.draw(0)).converged
+
+
+def test_independent_columns_span_the_block() -> None:
+    block = torch.randn(30, 8, generator=hard.draw(0), dtype=torch.float64)
+    block[:, 3] *= 1e6
+    q, span = torch.linalg.qr(block).Q, _independent(block)
+    torch.testing.assert_close(q @ (q.T @ span), span)
+    assert torch.linalg.cond(span) < 100
