@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from corank.errors import FormatError, SiteError
 from corank.io import load, register_with_transformers, save, stream
-from corank.models import Site, find_sites, install, read
+from corank.models import Site, find_sites, install, is_rewritten, read
 from corank.operators import Dense, LowRank, Operator
 from tests.io import tiny
 
@@ -63,6 +63,8 @@ def test_a_stream_equals_compression_in_memory(
     for key, value in expected.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
     torch.testing.assert_close(tiny.output(again), tiny.output(expected), rtol=0, atol=1e-6)
+    every = find_sites(expected, "all")
+    assert [is_rewritten(again, s) for s in every] == [is_rewritten(expected, s) for s in every]
     sites = find_sites(expected, targets)
     assert numel == {site.name: read(expected, site).numel() for site in sites}
 
@@ -75,6 +77,24 @@ def test_the_small_files_come_along(tmp_path: Path) -> None:
     stream(tmp_path / "from", tmp_path / "to", sketch)
     names = {f.name for f in (tmp_path / "to").iterdir()}
     assert names == {"config.json", "generation_config.json", "tokenizer.json", "model.safetensors"}
+
+
+def test_a_tied_weight_stored_twice_is_rewritten_once(tmp_path: Path) -> None:
+    model = tiny.llama()
+    model.save_pretrained(tmp_path / "from")
+    file = tmp_path / "from" / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file)
+    calls = []
+
+    def count(name: str, matrix: Tensor, site: Site) -> Operator:
+        calls.append(name)
+        return sketch(name, matrix, site)
+
+    stream(tmp_path / "from", tmp_path / "to", count, targets=["embed_tokens"])
+    assert calls == ["model.embed_tokens"]
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "to")
+    assert again.lm_head.operator is again.model.embed_tokens.operator
 
 
 def test_none_leaves_a_site_dense(tmp_path: Path) -> None:
