@@ -106,8 +106,10 @@ def kfac_svd(shrink: float = 0.1, shrink_output: float = 0.3) -> Recipe:
     `shrink` and `shrink_output`, in [0, 1), mix each moment with its mean diagonal (paper: 0.1,
     0.3 for language models, 0.7 on the output side for vision).
     """
-    ridges = (s / (1 - s) for s in (shrink, shrink_output))
-    return Recipe(truncation(two_sided(*ridges)))
+    for name, share in (("shrink", shrink), ("shrink_output", shrink_output)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name}={share} is outside [0, 1)")
+    return Recipe(truncation(two_sided(shrink / (1 - shrink), shrink_output / (1 - shrink_output))))
 
 
 @method(

@@ -69,6 +69,8 @@ def activation_scale(alpha: float = 0.5, of: str = "abs_mean") -> Measure:
 
     Inputs that never fire get the smallest scale that does, so that the scale can be undone.
     """
+    if alpha < 0:
+        raise ValueError(f"alpha={alpha}: the exponent of the activation scale is at least 0")
     if of not in ("abs_mean", "rms"):
         raise ValueError(f"of must be 'abs_mean' or 'rms', not {of!r}")
     name = "abs_mean" if of == "abs_mean" else "square_mean"

@@ -67,7 +67,7 @@ def compress(
         far, and fit the original model's outputs, or the site's own on those inputs.
     original: the model before an earlier compression, for methods that compensate one.
     heal_minutes: train the result towards the model as it was, for so long, on the same data; a
-        method that heals by itself does it for two minutes unless told otherwise.
+        method that heals by itself does it for two minutes, 0 leaves it out.
     seed: of everything random; results depend on neither the order of sites nor the device.
     dry_run: plan only: nothing is read but shapes, nothing is changed.
     progress: called with (stage, fraction done).
@@ -89,7 +89,8 @@ def compress(
         refused=refused, seconds=seconds, versions=versions(),
     )  # fmt: skip
     groups = recipe.group(sites)
-    healing = recipe.heal or (Healing() if heal_minutes else None)
+    minutes = heal_minutes if heal_minutes is not None else 2.0 if recipe.heal else 0.0
+    healing = (recipe.heal or Healing()) if minutes > 0 else None
     budget: dict[str, Any] = {"keep": keep, "size": size, "rank": rank, "round_to": round_to}
     if dry_run:
         plan = plan_by_shape(model, groups, recipe, **budget)
@@ -129,7 +130,7 @@ def compress(
         seconds["factorisation"] = perf_counter() - started
         if healing and teacher is not None:
             healed = heal(
-                model, teacher, inputs, minutes=2.0 if heal_minutes is None else heal_minutes,
+                model, teacher, inputs, minutes=minutes,
                 features=healing.distillation, output=healing.output, seed=seed,
                 perturbation=healing.perturbation, epsilon=healing.epsilon, progress=told,
             )  # fmt: skip
