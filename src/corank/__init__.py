@@ -6,9 +6,18 @@ from .io import load, register_with_transformers, save
 from .registry import methods
 from .report import Report
 from .verbs import analyze, compress, merge
+from .version import __version__
 
-__version__ = "0.1.0"
-
-__all__ = ["Report", "analyze", "compress", "heal", "load", "merge", "methods", "save"]
+__all__ = [
+    "Report",
+    "__version__",
+    "analyze",
+    "compress",
+    "heal",
+    "load",
+    "merge",
+    "methods",
+    "save",
+]
 
 register_with_transformers()

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+from ..version import __version__
 from . import analyze, bench, compress, demo, merge, methods
 
 _COMMANDS = (compress, analyze, merge, methods, bench, demo)

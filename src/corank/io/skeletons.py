@@ -30,7 +30,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     one's very object -> that one's path. `transient`: values that the state dict leaves out.
     """
     # imported here: corank/__init__.py defines it and imports this module
-    from .. import __version__
+    from ..version import __version__
 
     return {
         "quant_method": "corank",
