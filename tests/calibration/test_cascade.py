@@ -9,54 +9,10 @@ from torch import nn
 
 from corank.calibration import cascade, collect
 from corank.errors import DataError, SiteError
-from corank.models import Site, find_sites, install, read
-from corank.operators import Dense
-from tests.calibration.oracles import inputs_of, padded_batches
+from corank.models import find_sites, read
+from tests.calibration.oracles import padded_batches
+from tests.calibration.test_wanted import shrink
 from tests.models.families import make
-
-
-def shrink(model: nn.Module, site: Site) -> None:
-    """A rewrite that hurts: rank a quarter."""
-    w = read(model, site).dense().detach()
-    u, s, v = torch.linalg.svd(w, full_matrices=False)
-    r = max(1, min(w.shape) // 4)
-    install(model, site, Dense((u[:, :r] * s[:r]) @ v[:r]))
-
-
-def moments(
-    original: nn.Module, current: nn.Module, site: Site, data: list
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(E[x x^T], E[x0 x^T]) by running both models whole."""
-    x0, x = (torch.stack(inputs_of(m, site, data)) for m in (original, current))
-    return x.T @ x / len(x), x0.T @ x / len(x)
-
-
-@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
-@pytest.mark.parametrize("granularity", ["block", "input"])
-def test_each_stage_equals_running_both_models_whole(family: str, granularity: str) -> None:
-    model, data = make(family).train(), padded_batches(2)
-    original = copy.deepcopy(model).eval()
-    if family == "bert":
-        sites = [s for s in find_sites(model) if s.layer is not None]
-    else:
-        sites = find_sites(model)
-    seen: list[str] = []
-    for stage in cascade(model, sites, {"gram"}, data, granularity=granularity):
-        current = copy.deepcopy(model).eval()
-        for site in stage:
-            gram, cross = moments(original, current, site, data)
-            torch.testing.assert_close(site.stats["gram"].double(), gram, rtol=1e-4, atol=1e-6)
-            torch.testing.assert_close(
-                site.stats["cross_gram"].double(), cross, rtol=1e-4, atol=1e-6
-            )
-        done = [s for s in sites if s.name in seen]
-        assert not any(site.stats for site in done)
-        for site in stage:
-            shrink(model, site)
-            seen.append(site.name)
-    assert sorted(seen) == sorted(site.name for site in sites)
-    assert model.training
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_stages_follow_the_shared_inputs_in_order() -> None:
@@ -98,7 +54,9 @@ def test_spilled_files_are_removed_when_the_loop_is_left(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("count", [2, 8])
-def test_experts_pair_the_original_input_of_the_same_tokens(count: int) -> None:
+def test_experts_aim_at_their_own_outputs_for_the_original_input_of_the_same_tokens(
+    count: int,
+) -> None:
     model, data = make("mixtral"), padded_batches(count)
     original = copy.deepcopy(model)
     sites = find_sites(model)
@@ -124,8 +82,11 @@ def test_experts_pair_the_original_input_of_the_same_tokens(count: int) -> None:
                 for e in current[1][t].tolist() if kept else ():
                     pairs.setdefault(e, []).append((before[0][t], current[0][t]))
 
-    def moment(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        total = sum((torch.outer(a, b) for a, b in rows), torch.zeros(32, 32))
+    def moments(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """E[x0 x^T] beside E[x0]."""
+        total = torch.zeros(32, 33)
+        for a, b in rows:
+            total += torch.outer(a, torch.cat([b, torch.ones(1)]))
         return total / max(len(rows), 1)
 
     everything = [pair for rows in pairs.values() for pair in rows]
@@ -134,8 +95,12 @@ def test_experts_pair_the_original_input_of_the_same_tokens(count: int) -> None:
     for site in experts:
         rows = pairs.get(site.expert[2], [])
         own = min(len(rows) / 32, 1.0)
-        oracle = own * moment(rows) + (1 - own) * moment(everything)
-        torch.testing.assert_close(site.stats["cross_gram"], oracle, rtol=1e-4, atol=1e-6)
+        oracle = read(original, site).dense() @ (
+            own * moments(rows) + (1 - own) * moments(everything)
+        )
+        found = torch.cat([site.stats["wanted_cross"], site.stats["wanted_mean"][:, None]], dim=1)
+        torch.testing.assert_close(found, oracle, rtol=1e-4, atol=1e-6)
+        assert site.stats.keys() == {"gram", "tokens", "wanted_cross", "wanted_mean"}
 
 
 def test_models_without_one_sequence_of_blocks_are_refused() -> None:

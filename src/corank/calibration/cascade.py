@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import DataError, SiteError
 from ..models import Site
 from .collect import check_needs, share
 from .data import Batches, batches
-from .experts import fill_up
-from .inputs import InputPass
 from .running import check_vocabulary, device_of, untouched
-from .statistics import LOSS_NEEDS, CrossMoment
+from .statistics import LOSS_NEEDS
 from .streams import Stream, capture, only_stack, spill_folder
+from .walk import BlockWalk
 
 
 def cascade(
@@ -47,10 +44,14 @@ def cascade(
     nothing gets what `collect` gives, with less memory.
 
     needs: as in `collect`, without those of a loss.
-    targets: "original" also fills "cross_gram" E[x0 x^T] (n, n), where x0 is what the site reads
-        in the original model on the same token, so that a rewrite may aim at W x0. It costs a
-        second stream, and a copy of the block at hand. An expert's x0 is taken from the tokens
-        that the rewritten model routes to it. "compressed" aims at W x, "gram" alone.
+    targets: "original" also fills "wanted_cross" E[t x^T] (m, n) and "wanted_mean" E[t] (m,),
+        where t (m,) is the output that the site is to give, its bias included: its output y0 in
+        the original model on the same token, plus what the residual stream that it is added to
+        now lacks, r0 - r. With S = r + y the sum after it, t = S0 - (S - y): see `residual`,
+        which finds S, and t = y0 where there is none. site.pool["residual_sums"][site.name] says
+        what S is. An expert's t = W0 x0, on the tokens that the rewritten model routes to it;
+        embeddings have none. It costs a second stream, a copy of the block at hand, and a run
+        of one batch per site. "compressed" aims at W x, "gram" alone.
     granularity: "block" makes one stage of a block. "input" makes one of each set of sites that
         share an input, in the order in which they run (q k v, o, gate up, down), and collects
         anew after each.
@@ -82,161 +83,25 @@ def cascade(
         original = Stream(entries, folder, "original") if targets == "original" else None
         entries.clear()
         for index, (name, block) in enumerate(blocks):
-            walk = _Block(model, name, [c[index] for c in calls], mine, current, original)
+            made = [per_batch[index] for per_batch in calls]
+            walk = BlockWalk(model, name, made, mine, current, original, device)
             if by_block[name]:
                 if original is not None:
                     walk.reference = copy.deepcopy(block)
-                for stage in _stages(walk, by_block[name], granularity, device):
+                whole = granularity == "block"
+                for stage in [by_block[name]] if whole else walk.order(by_block[name]):
                     before = {id(site): set(site.stats) for site in stage}
-                    walk.gather(stage, wanted, device, notes)
+                    walk.gather(stage, wanted, notes)
                     yield stage
                     for site in stage:
                         for key in set(site.stats) - before[id(site)]:
                             del site.stats[key]
             if index + 1 < len(blocks):
-                walk.advance(device)
-
-
-@final
-class _Block:
-    """One block, its calls in every batch, and the streams that run into it."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        name: str,
-        calls: Sequence[Any],
-        held: Sequence[Any],
-        current: Stream,
-        original: Stream | None,
-    ) -> None:
-        self.model, self.name, self.calls, self.held = model, name, calls, held
-        self.current, self.original = current, original
-        self.reference: nn.Module | None = None
-
-    def gather(
-        self, sites: list[Site], needs: frozenset[str], device: torch.device, notes: list[str]
-    ) -> None:
-        """Fill the statistics of `sites` from both streams."""
-        alone: frozenset[int] = frozenset()
-        while True:
-            inputs, cross = self._pass(sites, needs, device, alone)
-            if not (diverged := inputs.finish()):
-                break
-            alone |= diverged
-        inputs.store()
-        if self.original is not None:
-            together = dist.is_available() and dist.is_initialized()
-            for index, leader in enumerate(inputs.sharing.leader):
-                if leader == index:
-                    moment = cross.setdefault(index, CrossMoment(sites[index].shape[1], device))
-                    if together:
-                        moment.all_reduce()
-            results = {i: moment.result() for i, moment in cross.items() if float(moment.rows)}
-            for site, leader in zip(sites, inputs.sharing.leader, strict=True):
-                if leader in results:
-                    site.stats["cross_gram"] = results[leader]
-        notes += [note for note in inputs.notes if note not in notes]
-        fill_up(sites, notes)
-
-    def order(self, sites: list[Site], device: torch.device) -> list[list[Site]]:
-        """The sites that share an input together, in the order in which they run."""
-        probe = InputPass(self.model, sites, frozenset(), device)
-        with untouched(self.model), probe, torch.no_grad():
-            self._run(probe, 0, self.current, device)
-        experts = [i for i, site in enumerate(sites) if site.kind == "expert"]
-        groups: dict[Any, list[Site]] = {}
-        for index in [*probe.order, *experts]:
-            leader = probe.sharing.leader[index]
-            key = sites[index].expert[:2] if sites[index].kind == "expert" else leader
-            groups.setdefault(key, []).append(sites[index])
-        left_out = {id(site) for site in sites} - {id(s) for g in groups.values() for s in g}
-        groups["never called"] = [site for site in sites if id(site) in left_out]
-        return [group for group in groups.values() if group]
-
-    def advance(self, device: torch.device) -> None:
-        """Run the block as it now is, and the original one, to the next block's inputs."""
-        self._step(self.current, device)
-        if self.original is not None:
-            block = self.reference or self.model.get_submodule(self.name)
-            with swapped(self.model, self.name, block):
-                self._step(self.original, device)
-
-    def _step(self, stream: Stream, device: torch.device) -> None:
-        block = self.model.get_submodule(self.name)
-        with untouched(self.model), torch.no_grad():
-            for index, made in enumerate(self.calls):
-                stream.put(index, made.run(block, stream.get(index, device)))
-
-    def _pass(
-        self, sites: list[Site], needs: frozenset[str], device: torch.device, alone: frozenset[int]
-    ) -> tuple[InputPass, dict[int, CrossMoment]]:
-        rows: dict[int, deque[Tensor]] = {}
-        cross: dict[int, CrossMoment] = {}
-
-        def keep(index: int, x: Tensor) -> None:
-            if self.original is not None:
-                rows.setdefault(index, deque()).append(x)
-
-        def pair(index: int, original: Tensor) -> None:
-            moment = cross.get(index)
-            if moment is None:
-                moment = cross[index] = CrossMoment(sites[index].shape[1], device)
-            if not rows.get(index) or rows[index][0].shape != original.shape:
-                raise _unlike(sites[index])
-            moment.add(original, rows[index].popleft())
-
-        inputs = InputPass(self.model, sites, needs, device, alone, keep)
-        for index in range(len(self.calls)):
-            with untouched(self.model), inputs, torch.no_grad():
-                self._run(inputs, index, self.current, device)
-            if self.original is None:
-                continue
-            assert self.reference is not None
-            with swapped(self.model, self.name, self.reference), untouched(self.model):
-                first = InputPass(
-                    self.model, sites, frozenset(), device, alone, pair, inputs.routes
-                )
-                with first, torch.no_grad():
-                    self._run(first, index, self.original, device)
-            for left, unpaired in rows.items():
-                if unpaired:
-                    raise _unlike(sites[left])
-        return inputs, cross
-
-    def _run(self, inputs: InputPass, index: int, stream: Stream, device: torch.device) -> None:
-        inputs.begin(self.held[index])
-        self.calls[index].run(self.model.get_submodule(self.name), stream.get(index, device))
-
-
-def _unlike(site: Site) -> SiteError:
-    return SiteError(
-        site.where, "the original block and the rewritten one read inputs of different shapes",
-        'Use targets="compressed"',
-    )  # fmt: skip
-
-
-@contextmanager
-def swapped(model: nn.Module, name: str, module: nn.Module) -> Iterator[None]:
-    """`module` in the place of the submodule `name`, inside."""
-    parent, _, last = name.rpartition(".")
-    holder = model.get_submodule(parent)
-    there = holder._modules[last]
-    holder._modules[last] = module
-    try:
-        yield
-    finally:
-        holder._modules[last] = there
-
-
-def _stages(
-    walk: _Block, sites: list[Site], granularity: str, device: torch.device
-) -> list[list[Site]]:
-    return [sites] if granularity == "block" else walk.order(sites, device)
+                walk.advance()
 
 
 def _check(needs: Iterable[str], targets: str, granularity: str) -> frozenset[str]:
-    wanted = check_needs(frozenset(needs) - {"cross_gram"})
+    wanted = check_needs(needs)
     if lossy := wanted & LOSS_NEEDS:
         raise ValueError(
             f"block by block there is no loss for {', '.join(sorted(lossy))}: use "

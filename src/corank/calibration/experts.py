@@ -13,7 +13,9 @@ from ..errors import SiteError
 from ..layers.experts import gated, routed
 from ..models import Site
 
-_MIXED = ("gram", "cross_gram", "mean", "abs_mean", "square_mean", "output_gram")
+_MIXED = (
+    "gram", "mean", "abs_mean", "square_mean", "output_gram", "original_cross", "original_mean"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, final
 
 import torch
@@ -17,9 +17,6 @@ from .rows import Masks, first_input, geometry_of, kept, patches, unmatched
 from .sharing import Sharing
 from .statistics import InputStatistics, RowCounts
 
-#: Shown each (site index, rows (R, n)) that a pass adds.
-Sink = Callable[[int, Tensor], None]
-
 
 @final
 class InputPass:
@@ -32,19 +29,14 @@ class InputPass:
         needs: frozenset[str],
         device: torch.device,
         alone: frozenset[int] = frozenset(),
-        sink: Sink | None = None,
-        routes: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """sink: shown every (site index, rows) as it is added; routes: top_k_index to use per
-        experts' module in place of its own, (tokens, k)."""
+        """alone: the sites that share no other's statistics."""
         self.model, self.sites, self.needs, self.device = model, list(sites), needs, device
         self.sharing = Sharing(len(self.sites), alone)
         self.sums: dict[int, InputStatistics | RowCounts] = {}
         self.notes: list[str] = []
         self.batches = 0
         self.order: list[int] = []  # sites as they are first called
-        self.routes: dict[str, Tensor] = {}  # where each experts' module sent its tokens, last
-        self._sink, self._given_routes = sink, routes
         self._masks = Masks(None, None, False)
         self._handles: list[RemovableHandle] = []
 
@@ -57,12 +49,12 @@ class InputPass:
                 self.sharing.leader[index] = index
                 self.sums.setdefault(index, self._empty(site))
                 continue
-            for module in places(self.model, site):
-                hook = self._hook(index, module)
+            for path, module in places(self.model, site):
+                hook = self._hook(index, path, module)
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         for path, indices in experts.items():
             module = self.model.get_submodule(path)
-            hook = self._experts_hook(path, module, indices)
+            hook = self._experts_hook(module, indices)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
@@ -121,15 +113,15 @@ class InputPass:
             return RowCounts(site.shape[0], self.needs, self.device)
         return InputStatistics(site.shape[1], self.needs, self.device)
 
-    def _hook(self, index: int, module: nn.Module) -> Any:
+    def _hook(self, index: int, path: str, module: nn.Module) -> Any:
         site = self.sites[index]
         geometry = geometry_of(module) if site.kind == "conv" else None
         is_table = site.kind == "embedding"
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = first_input(args, kwargs).detach()
-            mask = self._masks.at(site)
-            view: Hashable = (geometry, is_table, mask is self._masks.main)
+            mask = self._masks.at(site, path)
+            view: Hashable = (geometry, path if is_table else None, mask is self._masks.main)
             if not self.sharing.calls[index]:
                 self.order.append(index)
             if not self.sharing.claims(index, x, view):
@@ -147,16 +139,11 @@ class InputPass:
 
         return before
 
-    def _experts_hook(
-        self, path: str, module: nn.Module, indices: dict[tuple[str, int], int]
-    ) -> Any:
+    def _experts_hook(self, module: nn.Module, indices: dict[tuple[str, int], int]) -> Any:
         some = self.sites[next(iter(indices.values()))]
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             routing = Routing.of(args, kwargs)
-            self.routes[path] = routing.top_k_index
-            if self._given_routes is not None:
-                routing = Routing(routing.hidden_states, self._given_routes[path])
             mask = self._masks.at(some)
             leading = routing.hidden_states.shape[:-1]
             if unmatched(leading, mask):
@@ -179,8 +166,6 @@ class InputPass:
             )
         if index not in self.sums:
             self.sums[index] = self._empty(site)
-        if self._sink is not None:
-            self._sink(index, rows)
         try:
             self.sums[index].add(rows)
         except ValueError as error:
@@ -192,12 +177,14 @@ class InputPass:
             self.notes.append(note)
 
 
-def places(model: nn.Module, site: Site) -> list[nn.Module]:
-    """The modules that multiply by a site's weight in the way of its first place, each once.
+def places(model: nn.Module, site: Site) -> list[tuple[str, nn.Module]]:
+    """Path and module of all that use a site's weight in the way of its first place, each once.
 
     A head tied to an embedding is another use of the table: its inputs are no token ids.
     """
-    first = model.get_submodule(site.path)
-    tied = [model.get_submodule(path) for path in site.tied] if site.kind != "embedding" else []
-    same = [module for module in tied if hasattr(module, "num_embeddings") is False]
-    return list({id(module): module for module in (first, *same)}.values())
+    found: dict[int, tuple[str, nn.Module]] = {}
+    for path in (site.path, *site.tied):
+        module = model.get_submodule(path)
+        if hasattr(module, "num_embeddings") == (site.kind == "embedding"):
+            found.setdefault(id(module), (path, module))
+    return list(found.values())

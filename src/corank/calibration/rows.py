@@ -43,11 +43,14 @@ class Masks:
         config = getattr(model, "config", None)
         return cls(main, decoder, bool(getattr(config, "is_encoder_decoder", False)))
 
-    def at(self, site: Site) -> Tensor | None:
-        """The mask of the stream that a site reads: cross-attention keys read the encoder's."""
+    def at(self, site: Site, path: str | None = None) -> Tensor | None:
+        """The mask of the stream that a site reads: cross-attention keys read the encoder's.
+
+        path: which of the modules that hold the site's weight; None is the first.
+        """
         if not self.encoder_decoder:
             return self.main
-        parts = site.name.lower().replace("_", "").split(".")
+        parts = (site.name if path is None else path).lower().replace("_", "").split(".")
         crosses = any(p in ("encdecattention", "encoderattn", "crossattention") for p in parts)
         if crosses and site.role in ("k", "v", "kv"):
             return self.main
@@ -75,6 +78,28 @@ def unmatched(leading: torch.Size, mask: Tensor | None) -> bool:
     """Whether there is padding that cannot be told apart in rows of these leading axes."""
     pooled = mask is not None and tuple(leading) == (mask.shape[0],)
     return mask is not None and not pooled and not _fits(leading, mask)
+
+
+def flat_rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    """A copy of the rows (R, features) of x (..., features) that are not padding."""
+    keep = kept(x.shape[:-1], mask)
+    rows = x.reshape(-1, x.shape[-1])
+    return rows.clone() if keep is None else rows[keep.to(rows.device)]
+
+
+def output_rows(y: Tensor, dims: int, mask: Tensor | None) -> Tensor:
+    """A copy of a module's output as rows (R, out); dims: of a convolution, 0 for others.
+
+    A convolution's rows run as its `patches` do, with none taken for padding.
+    """
+    if dims == 0:
+        return flat_rows(y, mask)
+    return flat_rows(y.movedim(-dims - 1, -1), None)
+
+
+def patch_rows(x: Tensor, module: nn.Module) -> Tensor:
+    """All the `patches` of x that a convolution reads, (R, in)."""
+    return torch.cat(list(patches(x, geometry_of(module))))
 
 
 def _fits(leading: torch.Size, mask: Tensor) -> bool:

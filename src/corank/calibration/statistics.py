@@ -101,23 +101,29 @@ class RowCounts:
 
 @final
 class CrossMoment:
-    """E[x0 x^T] (n, n) over pairs of rows, products in float32, summed in float64."""
+    """E[t x^T] (m, n) and E[t] (m,) over pairs of rows. Sums are float64.
 
-    def __init__(self, n: int, device: torch.device) -> None:
-        self.total = torch.zeros(n, n, dtype=torch.float64, device=device)
+    Products are in float32, or in float64 for rows of that type.
+    """
+
+    def __init__(self, m: int, n: int, device: torch.device) -> None:
+        self.products = torch.zeros(m, n, dtype=torch.float64, device=device)
+        self.total = torch.zeros(m, dtype=torch.float64, device=device)
         self.rows = torch.zeros((), dtype=torch.float64, device=device)
 
-    def add(self, original: Tensor, x: Tensor) -> None:
-        """Add rows x0 and x, both (R, n)."""
-        for part, other in zip(original.split(_CHUNK), x.split(_CHUNK), strict=True):
-            self.total += part.float().T @ other.float()
+    def add(self, wanted: Tensor, x: Tensor) -> None:
+        """Add rows t (R, m) and x (R, n)."""
+        dtype = torch.promote_types(torch.promote_types(wanted.dtype, x.dtype), torch.float32)
+        for part, other in zip(wanted.split(_CHUNK), x.split(_CHUNK), strict=True):
+            self.products += part.to(dtype).T @ other.to(dtype)
+        self.total += wanted.double().sum(0)
         self.rows += x.shape[0]
 
     def all_reduce(self) -> None:
         """Sum over the ranks of torch.distributed. Collective."""
-        dist.all_reduce(self.total)
-        dist.all_reduce(self.rows)
+        for total in (self.products, self.total, self.rows):
+            dist.all_reduce(total)
 
-    def result(self) -> Tensor:
-        """The mean, float32."""
-        return (self.total / self.rows).float()
+    def results(self) -> tuple[Tensor, Tensor]:
+        """Both means, float32."""
+        return (self.products / self.rows).float(), (self.total / self.rows).float()
