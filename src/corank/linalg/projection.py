@@ -24,7 +24,7 @@ Method = Literal["auto", "exact", "randomized"]
 
 _DOUBLE_SIDE = 512
 _EXACT_SIDE = 1024
-_EXPECTED_APPLIES = 8
+_EXPECTED_APPLIES = 5
 _LEVELS = 8
 _SPIKES = 32
 _SPIKED = 4
@@ -201,8 +201,7 @@ def _cut(core: Tensor, residual: Tensor, gram: Tensor | None, noise: float, scal
     spread = gram.diagonal() if gram is not None and gram.ndim == 2 else gram
 
     def spread_energy(a: Tensor) -> float:
-        columns = torch.linalg.vector_norm(a, dim=0).square()  # (n,)
-        return float((columns if spread is None else columns * spread).sum())
+        return float((a.square() if spread is None else a.square() @ spread).sum())
 
     deflation = (side * eps) ** 2 * spread_energy(core)
     entries = noise * spread_energy(residual) / side**0.5 if noise else 0.0
