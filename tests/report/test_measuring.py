@@ -156,6 +156,14 @@ def test_speed_is_in_order_and_relative_to_the_first():
         measure_speed({}, batch)
 
 
+def test_the_first_round_is_not_timed():
+    model = Slow(0.2)
+    model.register_forward_hook(lambda module, *_: setattr(module, "seconds", 0.01))
+    batch = padded_batches(1)[0]
+    (row,) = measure_speed({"dense": model}, batch, repeats=1)
+    assert row["tokens_per_second"] > int(batch["attention_mask"].sum()) / 0.1
+
+
 def test_tokens_and_bytes_are_counted_once():
     assert count_tokens(torch.ones(2, 7, dtype=torch.long)) == 14
     assert count_tokens(torch.ones(3, 8)) == 3

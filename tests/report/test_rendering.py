@@ -125,6 +125,15 @@ def test_html_is_well_formed_and_needs_nothing_else(tmp_path):
     assert page.seen.count("svg") == 6  # allocation, error, spectra, healing, fidelity, speed
 
 
+def test_no_text_is_taken_for_markup():
+    report = make_report()
+    report.sites[0].name = report.sites[0].role = "<b>"
+    report.parameters = {"<b>": "<b>"}
+    report.refused = {"<b>": "<b>"}
+    report.sections["fidelity"][0] |= {"domain": "<b>", "unit": "<b>"}
+    assert "<b>" not in report._repr_html_()
+
+
 def test_plots_are_drawn_the_same_each_time_and_take_the_page_colours():
     first, second = list_plots(make_report()), list_plots(make_report())
     assert first == second
