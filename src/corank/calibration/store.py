@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -65,11 +65,18 @@ def save_statistics(model: nn.Module, sites: Sequence[Site], path: str | os.Path
         fresh.unlink(missing_ok=True)
 
 
-def load_statistics(model: nn.Module, sites: Sequence[Site], path: str | os.PathLike[str]) -> None:
+def load_statistics(
+    model: nn.Module,
+    sites: Sequence[Site],
+    path: str | os.PathLike[str],
+    needs: Iterable[str] | None = None,
+) -> None:
     """Fill `site.stats` of every site from a file of `save_statistics`; what was shared is again.
 
+    needs: what must be there, and all that is read besides "tokens"; None reads everything.
+
     Raises: FormatError for a file that is not one, is damaged or from a newer version, was
-        collected on another model, or lacks one of the sites. No site is changed then.
+        collected on another model, or lacks a site or a need. No site is changed then.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -86,6 +93,8 @@ def load_statistics(model: nn.Module, sites: Sequence[Site], path: str | os.Path
             table = json.loads(header["sites"])
             if missing := [site.name for site in sites if site.name not in table]:
                 raise FormatError(f"{path} has no statistics of {missing[0]}: collect again")
+            if needs is not None:
+                table = {s.name: _only(set(needs), s, table[s.name]) for s in sites}
             wanted = {v for s in sites for v in table[s.name].values() if isinstance(v, str)}
             tensors = {key: file.get_tensor(key) for key in wanted}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -95,3 +104,14 @@ def load_statistics(model: nn.Module, sites: Sequence[Site], path: str | os.Path
     for site in sites:
         entry = table[site.name].items()
         site.stats.update({n: tensors[v] if isinstance(v, str) else float(v) for n, v in entry})
+
+
+def _only(needs: set[str], site: Site, entry: dict[str, Any]) -> dict[str, Any]:
+    """The needs of a site's entry. Raises FormatError where one is missing."""
+    absent = {"gram", "output_gram"} if site.kind == "embedding" else {"row_counts"}
+    if missing := sorted(needs - absent - entry.keys()):
+        raise FormatError(
+            f"the statistics lack {missing[0]!r} of {site.where}: collect again for this method, "
+            "into another file"
+        )
+    return {k: v for k, v in entry.items() if k in needs | {"tokens", "row_counts"}}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from torch import nn
 
 from ..allocation import Allocator
-from ..calibration import batches, collect
+from ..calibration import batches, collect, load_statistics, save_statistics
 from ..engine.plan import make_plan, plan_by_shape
 from ..engine.rewriting import freeze_all_but, rewrite_at_once, rewrite_in_cascade
 from ..engine.summary import describe_plan, describe_sites, total_sizes
@@ -38,6 +40,7 @@ def compress(
     count: int | None = None,
     batch_size: int = 8,
     loss: Callable[[nn.Module, Any], Any] | None = None,
+    statistics: str | os.PathLike[str] | None = None,
     targets: Any = "all-linear",
     allocate: str | Allocator | None = None,
     round_to: int = 1,
@@ -58,6 +61,9 @@ def compress(
     data, tokenizer, sequence_length (tokens), count (samples), batch_size: calibration inputs, in
         any form that `corank.calibration.batches` reads; needed by methods with statistics.
     loss: `(model, batch) -> scalar` for methods that need gradients; default: the model's own.
+    statistics: a file of what calibration gathers: read where it exists, else written, so that
+        later calls on the same model save the pass over the data. It must hold what the method
+        needs; it does not know which data it is of.
     targets: which weights: "all-linear", "attention", "mlp", "all", a list of name endings,
         "re:REGEX", or a dict of name -> overrides (None skips).
     allocate: how the budget is spread over the sites, a key of `corank.allocation.ALLOCATORS` or a
@@ -102,6 +108,7 @@ def compress(
         require_finite(model, site)
         if original is not None:
             site.pool.setdefault("originals", {})[site.name] = read(original, site)
+    stored = statistics if statistics is not None and Path(statistics).is_file() else None
     inputs = None
     if data is not None:
         inputs = batches(
@@ -109,15 +116,19 @@ def compress(
             batch_size=batch_size,
         )  # fmt: skip
         report.notes += inputs.notes
-    elif recipe.family.needs or recipe.cascade or healing:
+    elif (recipe.family.needs and stored is None) or recipe.cascade or healing:
         wanted = ", ".join(sorted(recipe.family.needs)) or "to run the model on"
         raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
     teacher = copy.deepcopy(model) if healing else None
     with unchanged_on_error(model, sites):
         started = perf_counter()
         told("calibration", 0.0)
-        if inputs is not None and recipe.family.needs:
+        if stored is not None and recipe.family.needs:
+            load_statistics(model, sites, stored, recipe.family.needs)
+        elif inputs is not None and recipe.family.needs:
             report.notes += collect(model, sites, recipe.family.needs, inputs, loss=loss)
+            if statistics is not None:
+                save_statistics(model, sites, statistics)
         seconds["calibration"] = perf_counter() - started
         started = perf_counter()
         plan = make_plan(model, groups, recipe, allocate=allocate, inputs=inputs, **budget)
