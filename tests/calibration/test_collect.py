@@ -145,10 +145,14 @@ def test_embeddings_count_their_rows() -> None:
     torch.testing.assert_close(site.stats["square_mean"], expected / expected.sum())
 
 
-def test_a_table_that_an_encoder_and_a_decoder_look_up_counts_the_rows_of_both() -> None:
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_table_that_an_encoder_and_a_decoder_look_up_counts_the_rows_of_both(
+    padded: bool,
+) -> None:
     model, ids = make("t5"), padded_batches(1)[0]["input_ids"]
     assert model.encoder.embed_tokens is not model.shared
     masks = (ids != 0).long(), torch.tensor([[1] * 4 + [0] * 3] * 3)
+    masks = masks if padded else (torch.ones_like(ids),) * 2
     (site,) = find_sites(model, ["shared"])
     batch = {"input_ids": ids, "attention_mask": masks[0]}
     batch |= {"decoder_input_ids": ids, "decoder_attention_mask": masks[1]}
