@@ -1,0 +1,173 @@
+"""Making one row of the board."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import corank
+from benchmarks.board.literal import compress_literally
+from benchmarks.board.rows import LITERAL, Row
+from benchmarks.board.tasks import Task
+from corank.calibration import collect, load_statistics, save_statistics
+from corank.models import find_sites
+from corank.registry import METHODS
+from corank.report.speed import count_bytes, measure_speed
+
+#: What is gathered together, in one pass each, when a method first needs one of them.
+PASSES: dict[str, frozenset[str]] = {
+    "inputs": frozenset({"gram", "mean", "abs_mean", "square_mean"}),
+    "outputs": frozenset({"output_gram"}),
+    "fisher": frozenset({"fisher"}),
+}
+#: Healing may take two minutes on two cores: this many seconds of processor time.
+HEALING_SECONDS = 240.0
+#: Chosen on tuning text; what was tried stands in the results.
+HEALING: dict[str, dict[str, float]] = {
+    "MiniLM": {"learning_rate": 3e-4, "features": 1.0, "output": 1.0},
+    "reference LM": {"learning_rate": 3e-4, "features": 1.0, "output": 1.0},
+}
+
+
+class Collected:
+    """The statistics of a model, gathered once for each seed and pass, into files of a folder."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        self.task, self.folder = task, folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def file(self, seed: int, needs: frozenset[str]) -> Path:
+        """A file with everything of the passes that these needs take."""
+        names = [name for name, gives in PASSES.items() if gives & needs]
+        path = self._path(seed, "-".join(names))
+        if not path.exists():
+            model = self.task.load()
+            sites = find_sites(model, self.task.targets, seed)
+            for name in names:
+                part = self._path(seed, name)
+                if part.exists():
+                    load_statistics(model, sites, part)
+                    continue
+                start = time.process_time()
+                collect(model, sites, PASSES[name], self.task.calibration(seed))
+                part.with_suffix(".seconds").write_text(str(time.process_time() - start))
+                fresh = find_sites(model, self.task.targets, seed)
+                for site, old in zip(fresh, sites, strict=True):
+                    kept = PASSES[name] | {"tokens"}
+                    site.stats = {k: v for k, v in old.stats.items() if k in kept}
+                save_statistics(model, fresh, part)
+            save_statistics(model, sites, path)
+        return path
+
+    def cost(self, seed: int, needs: frozenset[str]) -> float:
+        """CPU seconds of the passes that these needs take."""
+        self.file(seed, needs)
+        times = [
+            self._path(seed, n).with_suffix(".seconds") for n, g in PASSES.items() if g & needs
+        ]
+        return sum(float(path.read_text()) for path in times)
+
+    def _path(self, seed: int, name: str) -> Path:
+        return self.folder / f"{self.task.name.replace(' ', '-')}-{seed}-{name}.safetensors"
+
+
+def measure(task: Task, row: Row, statistics: Collected, seconds: float) -> dict[str, Any]:
+    """Compress a fresh copy as the row says, and measure it. Times are seconds of the processor.
+
+    seconds: what healing may take.
+    """
+    model = task.load()
+    before = count_bytes(model)
+    start = time.process_time()
+    if row.method == LITERAL:
+        sites = find_sites(model, task.targets, row.seed)
+        load_statistics(model, sites, statistics.file(row.seed, frozenset({"gram"})), {"gram"})
+        total = sum(site.numel for site in sites)
+        needs, start = frozenset({"gram"}), time.process_time()
+        assert row.keep is not None
+        found = {"keep": compress_literally(model, sites, row.keep) / total, "sites": len(sites)}
+    else:
+        needs = METHODS[row.method].recipe({}).family.needs
+        if needs:
+            statistics.file(row.seed, needs)
+            start = time.process_time()
+        found = _compress(model, task, row, statistics)
+    spent = {
+        "calibration": statistics.cost(row.seed, needs) if needs else 0.0,
+        "factorisation": time.process_time() - start,
+        "healing": 0.0,
+    }
+    extra: dict[str, Any] = {}
+    if row.healed:
+        start = time.process_time()
+        extra["healing"] = heal(model, task, row.seed, seconds, HEALING[task.name])
+        spent["healing"] = time.process_time() - start
+    return {
+        "key": row.key, "method": row.method, "keep": row.keep, "allocate": row.allocate,
+        "seed": row.seed, "healed": row.healed, "reached": found["keep"], "sites": found["sites"],
+        "model_bytes": count_bytes(model), "dense_bytes": before, "cpu_seconds": spent,
+        "measures": task.evaluate(model), **extra,
+    }  # fmt: skip
+
+
+def _compress(model: nn.Module, task: Task, row: Row, statistics: Collected) -> dict[str, Any]:
+    own = METHODS[row.method].recipe({})
+    chosen: dict[str, Any] = {} if row.keep is None else {"allocate": row.allocate}
+    if own.family.needs:
+        chosen["statistics"] = statistics.file(row.seed, own.family.needs)
+    if own.cascade or own.heal or row.allocate in ("sensitivity", "block_influence"):
+        chosen["data"] = task.calibration(row.seed)
+    report = corank.compress(
+        model, row.method, keep=row.keep, targets=task.targets, seed=row.seed, **chosen
+    )
+    return dict(report.totals)
+
+
+def heal(
+    model: nn.Module, task: Task, seed: int, seconds: float, settings: Mapping[str, float]
+) -> dict[str, Any]:
+    """Heal for so many seconds of the processor, by the pace of a few steps on a copy."""
+    original, data, probe = task.load(), task.healing(seed), 8
+    start = time.process_time()
+    corank.heal(copy.deepcopy(model), original, data, steps=probe, seed=seed, **settings)
+    pace = (time.process_time() - start) / probe
+    steps = max(1, int(seconds / pace) - probe)
+    healed = corank.heal(model, original, data, steps=steps, seed=seed, **settings)
+    last = healed.losses[-max(1, steps // 10) :]
+    return {
+        "steps": steps, "first loss": healed.losses[0], "last losses": sum(last) / len(last),
+        **settings,
+    }  # fmt: skip
+
+
+def measure_speeds(task: Task, keep: float, statistics: Collected) -> dict[str, Any]:
+    """How fast the model with uniform ranks runs beside the dense one, in interleaved rounds."""
+    model, dense = task.load(), task.load()
+    _compress(model, task, Row("svd_llm", keep, "uniform"), statistics)
+    batch = max(task.calibration(0), key=lambda b: b["input_ids"].numel())
+    rows = measure_speed({"dense": dense, "compressed": model}, batch)
+    tokens = list(batch["input_ids"].shape)
+    return {"key": f"keep {keep}", "keep": keep, "batch": tokens, "ratio": rows[1]["relative"]}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the machine, as far as they bear on results."""
+    import platform
+
+    import transformers
+
+    return {
+        "corank": corank.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+    }
