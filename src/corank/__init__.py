@@ -2,7 +2,7 @@
 
 from . import methods as _recipes  # noqa: F401  (first: the function below takes its name)
 from .healing import heal
-from .io import load, register_with_transformers, save
+from .io import load, register_with_transformers, save, stream
 from .registry import methods
 from .report import Report
 from .verbs import analyze, compress, merge
@@ -18,6 +18,7 @@ __all__ = [
     "merge",
     "methods",
     "save",
+    "stream",
 ]
 
 register_with_transformers()

@@ -233,3 +233,30 @@ def test_every_allocator_on_a_whole_model(allocate):
     model = tiny_llama()
     report = corank.compress(model, "svd_llm", keep=0.5, data=tokens(), allocate=allocate)
     assert 0.4 < report.totals["keep"] <= 0.5
+
+
+def test_transformers_own_save_pretrained_keeps_the_operators(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_llama()
+    corank.compress(model, "svd", keep=0.5)
+    model.save_pretrained(tmp_path / "factored")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "factored")
+    assert any(isinstance(m, LowRank) for m in loaded.modules())
+    torch.testing.assert_close(outputs(loaded, tokens(1)), outputs(model, tokens(1)))
+    corank.merge(loaded).save_pretrained(tmp_path / "plain")
+    assert "quantization_config" not in (tmp_path / "plain" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("key", BUDGETED)
+def test_every_method_exports_and_reloads(key, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_llama()
+    corank.compress(model, key, keep=0.6, data=tokens(), **quick(key))
+    corank.save(model, tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    for now, then in zip(outputs(loaded, tokens(2)), outputs(model, tokens(2)), strict=True):
+        assert torch.equal(now, then)
+    for site in find_sites(model):
+        assert read(loaded, site).numel() == read(model, site).numel()

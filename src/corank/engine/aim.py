@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..linalg import add_ridge
-from ..models import Site
+from ..models import Site, read_bias
 from ..operators import Dense
 from ..rewrites import Unit
 
@@ -21,26 +21,31 @@ def is_aimed(site: Site) -> bool:
     return "wanted_cross" in site.stats
 
 
-def aim(unit: Unit, centred: Sequence[bool]) -> Unit:
+def aim(model: nn.Module, unit: Unit, centred: Sequence[bool]) -> Unit:
     """The unit with the least-squares weights for its wanted outputs, or the unit itself.
 
-    For wanted outputs t and inputs x: W = E[t x^T] E[x x^T]^-1, of t and x about their means
-    where the site is centred. Its truncation in the metric of E[x x^T] is then the best low-rank
-    map from x to t, because the least-squares residual is orthogonal to every function of x.
+    For wanted outputs t, less the bias, and inputs x: W = E[t x^T] E[x x^T]^-1, of t and x about
+    their means where the site is centred. Its truncation in the metric of E[x x^T] is then the
+    best low-rank map from x to t, because the least-squares residual is orthogonal to x.
     """
     if not all(is_aimed(site) for site in unit.sites):
         return unit
     ops = [
-        Dense(_least_squares(site, about_mean).to(torch.promote_types(op.dtype, torch.float32)))
+        Dense(_least_squares(model, site, op.dense().detach(), about_mean))
         for site, op, about_mean in zip(unit.sites, unit.ops, centred, strict=True)
     ]
     return Unit(unit.sites, ops)
 
 
-def _least_squares(site: Site, about_mean: bool) -> Tensor:
+def _least_squares(model: nn.Module, site: Site, weight: Tensor, about_mean: bool) -> Tensor:
+    """The ridge draws towards the weight as it is, so where nothing was lost nothing changes."""
     cross, gram = (site.stats[name].double() for name in ("wanted_cross", "gram"))
+    mean, bias = site.stats["mean"].double(), read_bias(model, site)
     if about_mean:
-        mean = site.stats["mean"].double()
         cross = cross - torch.outer(site.stats["wanted_mean"].double(), mean)
         gram = gram - torch.outer(mean, mean)
-    return torch.linalg.solve(add_ridge(gram, RIDGE), cross, left=False)  # W (C + ridge) = cross
+    elif bias is not None:
+        cross = cross - torch.outer(bias.detach().double(), mean)
+    old = weight.double()
+    moved = torch.linalg.solve(add_ridge(gram, RIDGE), cross - old @ gram, left=False)
+    return (old + moved).to(torch.promote_types(weight.dtype, torch.float32))

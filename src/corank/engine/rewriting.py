@@ -60,7 +60,7 @@ def rewrite_in_cascade(
     Sites outside the blocks come last, on the inputs that they then have.
     """
     errors: Errors = {}
-    needs = recipe.family.needs - LOSS_NEEDS
+    needs = (recipe.family.needs | {"mean"}) - LOSS_NEEDS
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
     inside = [site for site in plan.sites if site.name.startswith(prefixes)]
     outside = [site for site in plan.sites if not site.name.startswith(prefixes)]
@@ -76,7 +76,7 @@ def rewrite_in_cascade(
 
 def _build(model: nn.Module, unit: Unit, size: int | None, family: Family) -> list[Built]:
     trains = [any(p.requires_grad for p in op.parameters()) for op in unit.ops]
-    aimed = aim(unit, [family.of(site).measure.centred for site in unit.sites])
+    aimed = aim(model, unit, [family.of(site).measure.centred for site in unit.sites])
     if size is None and aimed is unit:
         return []
     new = list(aimed.ops) if size is None else family.build(aimed, size)

@@ -41,7 +41,7 @@ def build(skeleton: dict[str, Any], device: torch.device | str = "meta") -> Oper
     arguments = _arguments(KINDS[name])
     if set(skeleton) - {"kind"} != set(arguments):
         raise ValueError(
-            f"the skeleton of {name} has {sorted(set(skeleton) - {'operator'})}, "
+            f"the skeleton of {name} has {sorted(set(skeleton) - {'kind'})}, "
             f"not the arguments {sorted(arguments)}"
         )
     values = {key: _build_value(skeleton[key], device) for key in arguments}

@@ -20,6 +20,7 @@ from ..engine.summary import describe_plan, describe_sites, total_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..healing import heal
+from ..io import attach
 from ..models import find_sites, read, require_finite, survey
 from ..registry import Cascade, Healing, Recipe, find_method
 from ..report import Report, versions
@@ -147,6 +148,7 @@ def compress(
             )  # fmt: skip
             seconds["healing"] = healed.seconds
             report.sections["healing"] = {"losses": healed.losses}
+    attach(model)
     report.sites = describe_sites(model, plan, errors)
     report.totals = total_sizes(model, report.sites)
     return report

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..engine.transaction import unchanged_on_error
+from ..io import attach
 from ..models import densify, is_rewritten, survey
 
 
@@ -19,4 +20,5 @@ def merge(model: nn.Module) -> nn.Module:
     with unchanged_on_error(model, sites):
         for site in sites:
             densify(model, site)
+    attach(model)
     return model
