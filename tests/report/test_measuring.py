@@ -10,7 +10,7 @@ from torch import nn
 from corank.report import Report
 from corank.report.comparing import add_measurements
 from corank.report.fidelity import measure_fidelity, neighbour_overlap
-from corank.report.quantised import quantised_variants
+from corank.report.quantised import dequantised, quantised_variants
 from corank.report.speed import count_bytes, count_tokens, measure_speed
 
 
@@ -164,6 +164,16 @@ def test_the_first_round_is_not_timed():
     assert row["tokens_per_second"] > int(batch["attention_mask"].sum()) / 0.1
 
 
+def test_a_very_slow_model_is_run_once(monkeypatch):
+    monkeypatch.setattr("corank.report.speed._LONG", 0.1)
+    calls = []
+    model = Slow(0.12)
+    model.register_forward_hook(lambda *_: calls.append(1))
+    (row,) = measure_speed({"slow": model}, padded_batches(1)[0], repeats=3)
+    assert len(calls) == 1
+    assert row["tokens_per_second"] > 0
+
+
 def test_tokens_and_bytes_are_counted_once():
     assert count_tokens(torch.ones(2, 7, dtype=torch.long)) == 14
     assert count_tokens(torch.ones(3, 8)) == 3
@@ -194,6 +204,23 @@ def test_quantised_variants_are_smaller_and_close():
         errors["int8"]["relative output error"]["after"]
         < (errors["int4"]["relative output error"]["after"])
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dequantised_variant_computes_the_same(dtype):
+    pytest.importorskip("torchao")
+    model = tiny_bert().to(dtype)
+    (batch,) = padded_batches(1)
+    for variant in quantised_variants(model)[0].values():
+        plain = dequantised(variant)
+        weights = [m.weight for m in plain.modules() if isinstance(m, nn.Linear)]
+        assert all(type(weight) is nn.Parameter for weight in weights)
+        with torch.no_grad():
+            outputs = [m(**batch).last_hidden_state.float() for m in (plain, variant, model)]
+        error, change = (outputs[0] - outputs[1]).norm(), (outputs[2] - outputs[1]).norm()
+        if dtype is torch.float32:
+            assert error < 1e-3 * change
+        assert error < 0.01 * outputs[1].norm()
 
 
 def test_a_variant_that_cannot_be_built_is_noted():

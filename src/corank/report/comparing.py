@@ -7,11 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from ..calibration.data import take
 from .fidelity import measure_each
-from .quantised import quantised_variants
+from .quantised import dequantised, quantised_variants
 from .report import Report
 from .sections import OWN
 from .speed import measure_speed
+
+#: How many sequences the speed is measured on.
+_SEQUENCES = 8
 
 
 def add_measurements(
@@ -25,8 +29,8 @@ def add_measurements(
 ) -> None:
     """Add the sections "fidelity" and "speed" to a report, and a note for what was not measured.
 
-    heldout: domain -> batches that the compression did not see; the first one's first batch is
-        also what the speed is measured on.
+    heldout: domain -> batches that the compression did not see; up to 8 sequences of the first
+        one's middle batch are also what the speed is measured on.
     sites: the layers that torchao is to quantise, for a comparison on the same weights.
 
     The dense model, the compressed one ("corank") and torchao's int8 and int4 weight-only variants
@@ -36,22 +40,24 @@ def add_measurements(
         raise ValueError("measuring fidelity and speed takes held-out data: give one domain")
     variants, notes = quantised_variants(original, sites)
     report.notes += notes
-    for name in list(variants):  # a kernel may be missing only when it runs
+    plain: dict[str, nn.Module] = {}
+    for name in list(variants):
         try:
-            measure_speed({name: variants[name]}, next(iter(heldout.values()))[0], repeats=1)
-        except Exception as error:
+            plain[name] = dequantised(variants[name])
+        except Exception as error:  # a kernel may be missing only when it runs
             del variants[name]
             report.notes.append(f"not compared with torchao {name} weight-only: {error}")
     rows: list[dict[str, Any]] = []
     closeness: dict[str, dict[str, float]] = {name: {} for name in (OWN, *variants)}
     for domain, batches in heldout.items():
-        found = measure_each(original, {OWN: compressed, **variants}, batches, domain)
+        found = measure_each(original, {OWN: compressed, **plain}, batches, domain)
         rows += found[OWN]
         for name, measured in found.items():
             closeness[name] |= {f"{domain}: {row['measure']}": row["after"] for row in measured}
     report.sections["fidelity"] = rows
     models = {"dense": original, OWN: compressed, **variants}
-    speed = measure_speed(models, next(iter(heldout.values()))[0], repeats)
+    first = next(iter(heldout.values()))
+    speed = measure_speed(models, take(first[len(first) // 2], slice(0, _SEQUENCES)), repeats)
     for row in speed:
         if row["variant"] in closeness:
             row["fidelity"] = closeness[row["variant"]]

@@ -39,7 +39,36 @@ def quantised_variants(
         except Exception as error:  # whatever torchao lacks here becomes the note's reason
             reason = str(error).strip() or type(error).__name__
             notes.append(f"not compared with torchao {variant} weight-only: {reason}")
+    first = next(iter(layers.values()), None)
+    if "int4" in variants and first is not None and _is_slow(first.weight):
+        notes.append(
+            "torchao's int4 runs a slow float32 kernel on CPUs; in bfloat16 it is much faster"
+        )
     return variants, notes
+
+
+@torch.no_grad()
+def dequantised(variant: nn.Module) -> nn.Module:
+    """A copy whose quantised layers are plain ones over the matrices that they multiply by.
+
+    It computes the same up to rounding, where a variant's own kernel can be many times slower.
+    """
+    names = [
+        name for name, m in variant.named_modules()
+        if isinstance(m, nn.Linear) and type(m.weight) is not nn.Parameter
+    ]  # fmt: skip
+    plain = copy.deepcopy(variant)
+    for name in names:
+        layer = variant.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        dtype = layer.weight.dtype
+        identity = torch.eye(layer.in_features, dtype=dtype, device=layer.weight.device)
+        product = nn.functional.linear(identity, layer.weight)  # (in, out)
+        other = nn.Linear(layer.in_features, layer.out_features, device="meta", dtype=dtype)
+        other.weight = nn.Parameter(product.T.contiguous(), requires_grad=False)
+        other.bias = layer.bias
+        plain.set_submodule(name, other.train(layer.training))
+    return plain
 
 
 def _choose_layers(
@@ -78,6 +107,10 @@ def _quantise(
     if unchanged:
         raise ValueError(f"torchao left {unchanged[0]} as it was")
     return other
+
+
+def _is_slow(weight: torch.Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype is torch.float32
 
 
 def _int8(layers: list[nn.Linear]) -> Any:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from ..calibration.data import first_tensor, to_device
 from ..calibration.running import call, device_of, untouched
 
+#: Seconds after which one round says enough.
+_LONG = 5.0
+
 
 @torch.no_grad()
 def measure_speed(
@@ -21,7 +24,8 @@ def measure_speed(
     """Rows {variant, bytes, tokens_per_second, relative} of forward passes over one batch.
 
     Every round runs each model once, so that a slow spell of the machine hits all of them; a
-    row's speed is its median round's, after one round that is not timed. `relative` is the speed
+    row's speed is its median round's, after one round that does not count; a model that takes
+    more than 5 seconds for that one is not run again. `relative` is the speed
     over the first model's. Tokens are those that are no padding; for inputs without tokens,
     samples.
 
@@ -33,22 +37,24 @@ def measure_speed(
     inputs = {name: to_device(batch, device_of(model)) for name, model in models.items()}
     for turn in range(repeats + 1):
         for name, model in models.items():
+            if turn and seconds[name][0] > _LONG:
+                continue
             with untouched(model):
                 _wait(model)
                 started = perf_counter()
                 call(model, inputs[name])
                 _wait(model)
                 spent = perf_counter() - started
-            if turn:
-                seconds[name].append(spent)
+            seconds[name].append(spent)
     tokens = count_tokens(batch)
-    fastest_first = median(next(iter(seconds.values())))
+    typical = {name: median(rounds[1:] or rounds) for name, rounds in seconds.items()}
+    first = next(iter(typical.values()))
     return [
         {
             "variant": name,
             "bytes": count_bytes(model),
-            "tokens_per_second": tokens / median(seconds[name]),
-            "relative": fastest_first / median(seconds[name]),
+            "tokens_per_second": tokens / typical[name],
+            "relative": first / typical[name],
         }
         for name, model in models.items()
     ]
