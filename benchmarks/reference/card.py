@@ -79,6 +79,9 @@ interpreter's own `test` package, site-packages, {unused} are in no split of sou
   Python, with names in it that the sources share; it is another domain, not a distant one.
 - Training: every other package; calibration is every {stride}th of its files.
 
+The minutes are wall time on a shared machine, and a resumed run shuffles anew, so training again
+gives another model, not this one bit for bit.
+
 The sources are under the PSF licence; nothing of them is stored here but the weights and the
 vocabulary. Another Python version has other files: its figures differ.
 

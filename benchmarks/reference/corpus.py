@@ -110,6 +110,5 @@ def _prose_paragraphs(text: str) -> list[str]:
         for paragraph in paragraphs
         if len(paragraph.split()) >= PROSE_WORDS
         and paragraph.endswith((".", ":"))
-        and "::=" not in paragraph
         and ">>>" not in paragraph
     ]

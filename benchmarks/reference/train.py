@@ -1,8 +1,8 @@
 """Train the reference language model on the standard library's sources, in a time budget.
 
 ``python -m benchmarks.reference.train --minutes 70 --work FOLDER`` writes the tokenizer, the
-averaged weights in bf16 and the state of training to FOLDER every two minutes. Run again, it continues
-from there and from the minutes already used.
+averaged weights in bf16 and the state of training to FOLDER every two minutes. Run again, it
+continues from there and from the minutes already used. Needs torch 2.9 or newer, for Muon.
 """
 
 from __future__ import annotations
