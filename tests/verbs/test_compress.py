@@ -260,3 +260,13 @@ def test_every_method_exports_and_reloads(key, tmp_path):
         assert torch.equal(now, then)
     for site in find_sites(model):
         assert read(loaded, site).numel() == read(model, site).numel()
+
+
+def test_spilling_changes_nothing_and_leaves_no_file(tmp_path):
+    results = []
+    for spill in (None, tmp_path):
+        model = tiny_llama()
+        corank.compress(model, "svd_llm", keep=0.5, data=tokens(), cascade="original", spill=spill)
+        results.append(model.state_dict())
+    assert all(torch.equal(results[0][name], value) for name, value in results[1].items())
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,20 +14,20 @@ from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
 from ..models import Site, blocks, install, read, read_bias
 from ..operators import Operator
-from ..registry import Cascade, Recipe
+from ..registry import Recipe
 from ..rewrites import Family, Unit
 from .aim import aim, is_aimed
 from .plan import Plan
+from .ranks import build_each
 
 Progress = Callable[[str, float], None]
 Errors = dict[str, float]
 
 
-class Built(NamedTuple):
-    """A site's new operator, its new bias (None keeps the old one), and its relative error."""
+class Fitted(NamedTuple):
+    """What goes with a site's new operator: a new bias (None keeps the old one), and its error."""
 
-    site: Site
-    op: Operator
+    site: str
     bias: Tensor | None
     error: float
 
@@ -37,13 +38,17 @@ def rewrite_at_once(model: nn.Module, plan: Plan, recipe: Recipe, told: Progress
 
     Returns each rewritten site's error in the recipe's metric, relative to the weight's own size.
     """
-    built: list[Built] = []
-    for i, (unit, size) in enumerate(zip(plan.units, plan.sizes, strict=True)):
-        told("factorisation", i / len(plan.units))
-        built += _build(model, unit, size, recipe.family)
-    for site, op, bias, _ in built:
-        install(model, site, op, bias)
-    return {b.site.name: b.error for b in built}
+
+    def make(step: int) -> list[tuple[Operator, Fitted]]:
+        told("factorisation", step / len(plan.units))
+        return _build(model, plan.units[step], plan.sizes[step], recipe.family)
+
+    sites, errors = {site.name: site for site in plan.sites}, {}
+    for made in build_each(range(len(plan.units)), make):
+        for op, fitted in made:
+            install(model, sites[fitted.site], op, fitted.bias)
+            errors[fitted.site] = fitted.error
+    return errors
 
 
 @torch.no_grad()
@@ -51,8 +56,8 @@ def rewrite_in_cascade(
     model: nn.Module,
     plan: Plan,
     recipe: Recipe,
-    targets: Cascade,
     inputs: Batches,
+    spill: str | os.PathLike[str] | None,
     told: Progress,
 ) -> Errors:
     """Go through the blocks in order; each part is fitted to what the parts before it now give.
@@ -64,7 +69,15 @@ def rewrite_in_cascade(
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
     inside = [site for site in plan.sites if site.name.startswith(prefixes)]
     outside = [site for site in plan.sites if not site.name.startswith(prefixes)]
-    stages = cascade(model, inside, needs, inputs, targets=targets, granularity="input")
+    stages = cascade(
+        model,
+        inside,
+        needs,
+        inputs,
+        targets=recipe.cascade or "compressed",
+        granularity="input",
+        spill=spill,
+    )
     for sites in stages if inside else ():
         told("factorisation", len(errors) / len(plan.sites))
         errors |= rewrite_at_once(model, plan.of(sites), recipe, lambda stage, fraction: None)
@@ -74,7 +87,9 @@ def rewrite_in_cascade(
     return errors
 
 
-def _build(model: nn.Module, unit: Unit, size: int | None, family: Family) -> list[Built]:
+def _build(
+    model: nn.Module, unit: Unit, size: int | None, family: Family
+) -> list[tuple[Operator, Fitted]]:
     trains = [any(p.requires_grad for p in op.parameters()) for op in unit.ops]
     aimed = aim(model, unit, [family.of(site).measure.centred for site in unit.sites])
     if size is None and aimed is unit:
@@ -88,7 +103,7 @@ def _build(model: nn.Module, unit: Unit, size: int | None, family: Family) -> li
         error = float(metric.loss(change) / metric.loss(weight).clamp_min(1e-30))
         bias = _bias(model, site, op, change).to(was.dtype) if measure.centred else None
         op = op.requires_grad_(flag) if aimed is unit else op.to(was.dtype).requires_grad_(flag)
-        built.append(Built(site, op, bias, error))
+        built.append((op, Fitted(site.name, bias, error)))
     return built
 
 

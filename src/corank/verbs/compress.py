@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,7 @@ def compress(
     allocate: str | Allocator | None = None,
     round_to: int = 1,
     cascade: Cascade | None = None,
+    spill: str | os.PathLike[str] | None = None,
     original: nn.Module | None = None,
     seed: int = 0,
     dry_run: bool = False,
@@ -72,6 +74,7 @@ def compress(
     round_to: make every rank a multiple of this; a site whose factors would not pay stays dense.
     cascade: "original" or "compressed": take each block's inputs from the model compressed so
         far, and fit the original model's outputs, or the site's own on those inputs.
+    spill: a folder for what a cascade would else hold in memory: the blocks' inputs.
     original: the model before an earlier compression, for methods that compensate one.
     heal_minutes: train the result towards the model as it was, for so long, on the same data; a
         method that heals by itself does it for two minutes, 0 leaves it out.
@@ -136,7 +139,7 @@ def compress(
         if recipe.cascade is None or inputs is None:
             errors = rewrite_at_once(model, plan, recipe, told)
         else:
-            errors = rewrite_in_cascade(model, plan, recipe, recipe.cascade, inputs, told)
+            errors = rewrite_in_cascade(model, plan, recipe, inputs, spill, told)
         if recipe.train_rewritten:
             freeze_all_but(model, plan)
         seconds["factorisation"] = perf_counter() - started
