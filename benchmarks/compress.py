@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.board.measure import (
     HEALING_SECONDS,
     Collected,
+    Made,
     environment,
     measure,
     measure_speeds,
@@ -38,17 +39,18 @@ def run(
     collected = Collected(task, statistics)
     if not results.has(task.name, "dense"):
         results.add(task.name, {"key": "dense", "measures": task.evaluate(task.load())})
+    last: Made | None = None
     for row in rows:
         if time.monotonic() >= until:
             return
         if results.has(task.name, row.key):
             continue
         try:
-            made = measure(task, row, collected, healing)
+            found, last = measure(task, row, collected, healing, last)
         except (ValueError, RuntimeError) as error:
-            made = {"key": row.key, "error": f"{type(error).__name__}: {error}"}
-        results.add(task.name, made)
-        print(task.name, row.key, made.get("measures") or made.get("error"), flush=True)
+            found = {"key": row.key, "error": f"{type(error).__name__}: {error}"}
+        results.add(task.name, found)
+        print(task.name, row.key, found.get("measures") or found.get("error"), flush=True)
 
 
 def run_speeds(task: Task, keeps: list[float], results: Results, statistics: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from benchmarks.board.rows import LITERAL, Row
 from benchmarks.board.tasks import Task
 from corank.calibration import collect, load_statistics, save_statistics
 from corank.models import find_sites
-from corank.registry import METHODS
+from corank.registry import METHODS, Healing
 from corank.report.speed import count_bytes, measure_speed
 
 #: What is gathered together, in one pass each, when a method first needs one of them.
@@ -77,43 +78,60 @@ class Collected:
         return self.folder / f"{self.task.name.replace(' ', '-')}-{seed}-{name}.safetensors"
 
 
-def measure(task: Task, row: Row, statistics: Collected, seconds: float) -> dict[str, Any]:
-    """Compress a fresh copy as the row says, and measure it. Times are seconds of the processor.
+@dataclass(frozen=True)
+class Made:
+    """A compressed model: what its report says, and the processor seconds it took."""
 
-    seconds: what healing may take.
-    """
-    model = task.load()
-    before = count_bytes(model)
+    row: Row
+    model: nn.Module
+    totals: Mapping[str, Any]
+    seconds: Mapping[str, float]
+
+
+def make(task: Task, row: Row, statistics: Collected) -> Made:
+    """Compress a fresh copy of the task's model, not healed yet."""
+    model, needs, total = task.load(), frozenset({"gram"}), 0
+    if row.method != LITERAL:
+        needs = METHODS[row.method].recipe({}).family.needs
+    calibration = statistics.cost(row.seed, needs) if needs else 0.0
     start = time.process_time()
     if row.method == LITERAL:
         sites = find_sites(model, task.targets, row.seed)
-        load_statistics(model, sites, statistics.file(row.seed, frozenset({"gram"})), {"gram"})
-        total = sum(site.numel for site in sites)
-        needs, start = frozenset({"gram"}), time.process_time()
+        load_statistics(model, sites, statistics.file(row.seed, needs), needs)
+        total, start = sum(site.numel for site in sites), time.process_time()
         assert row.keep is not None
-        found = {"keep": compress_literally(model, sites, row.keep) / total, "sites": len(sites)}
+        stored = compress_literally(model, sites, row.keep)
+        totals: dict[str, Any] = {"keep": stored / total, "sites": len(sites)}
     else:
-        needs = METHODS[row.method].recipe({}).family.needs
-        if needs:
-            statistics.file(row.seed, needs)
-            start = time.process_time()
-        found = _compress(model, task, row, statistics)
-    spent = {
-        "calibration": statistics.cost(row.seed, needs) if needs else 0.0,
-        "factorisation": time.process_time() - start,
-        "healing": 0.0,
-    }
-    extra: dict[str, Any] = {}
-    if row.healed:
+        totals = _compress(model, task, row, statistics)
+    spent = {"calibration": calibration, "factorisation": time.process_time() - start}
+    return Made(row, model, totals, spent)
+
+
+def measure(
+    task: Task, row: Row, statistics: Collected, seconds: float, last: Made | None = None
+) -> tuple[dict[str, Any], Made]:
+    """The row's figures, and the model before healing; times are seconds of the processor.
+
+    seconds: what healing may take. last: the row made before; healing starts from its model where
+    that is the same row without healing.
+    """
+    unhealed = replace(row, healed=False)
+    made = last if last is not None and last.row == unhealed else make(task, unhealed, statistics)
+    model, spent, extra = copy.deepcopy(made.model), {**made.seconds, "healing": 0.0}, {}
+    own = None if row.method == LITERAL else METHODS[row.method].recipe({}).heal
+    if row.healed or own:
+        settings = HEALING[task.name] if own is None else _settings(own, task)
         start = time.process_time()
-        extra["healing"] = heal(model, task, row.seed, seconds, HEALING[task.name])
+        extra["healing"] = heal(model, task, row.seed, seconds, settings)
         spent["healing"] = time.process_time() - start
     return {
         "key": row.key, "method": row.method, "keep": row.keep, "allocate": row.allocate,
-        "seed": row.seed, "healed": row.healed, "reached": found["keep"], "sites": found["sites"],
-        "model_bytes": count_bytes(model), "dense_bytes": before, "cpu_seconds": spent,
+        "seed": row.seed, "healed": row.healed, "reached": made.totals["keep"],
+        "sites": made.totals["sites"], "model_bytes": count_bytes(model),
+        "dense_bytes": count_bytes(task.load()), "cpu_seconds": spent,
         "measures": task.evaluate(model), **extra,
-    }  # fmt: skip
+    }, made  # fmt: skip
 
 
 def _compress(model: nn.Module, task: Task, row: Row, statistics: Collected) -> dict[str, Any]:
@@ -121,12 +139,21 @@ def _compress(model: nn.Module, task: Task, row: Row, statistics: Collected) -> 
     chosen: dict[str, Any] = {} if row.keep is None else {"allocate": row.allocate}
     if own.family.needs:
         chosen["statistics"] = statistics.file(row.seed, own.family.needs)
-    if own.cascade or own.heal or row.allocate in ("sensitivity", "block_influence"):
+    if own.cascade or row.allocate in ("sensitivity", "block_influence"):
         chosen["data"] = task.calibration(row.seed)
     report = corank.compress(
-        model, row.method, keep=row.keep, targets=task.targets, seed=row.seed, **chosen
-    )
+        model, row.method, keep=row.keep, targets=task.targets, seed=row.seed, heal_minutes=0,
+        **chosen,
+    )  # fmt: skip
     return dict(report.totals)
+
+
+def _settings(own: Healing, task: Task) -> dict[str, float]:
+    """A method's own healing, at the learning rate chosen for the model."""
+    return {
+        "learning_rate": HEALING[task.name]["learning_rate"], "features": own.distillation,
+        "output": own.output, "perturbation": own.perturbation, "epsilon": own.epsilon,
+    }  # fmt: skip
 
 
 def heal(

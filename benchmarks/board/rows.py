@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import corank
 from corank.allocation import ALLOCATORS
@@ -43,11 +43,12 @@ def list_rows() -> Iterator[Row]:
     spread = [key for key in others if key not in fixed]
     for keep in KEEPS:
         for key in MAIN:
-            yield from _own(key, keep)
+            first, *rest = _own(key, keep)
+            yield first
+            if key in HEALED:
+                yield replace(first, healed=True)
+            yield from rest
     for keep in KEEPS:
-        for key in HEALED:
-            own = "uniform" if key == LITERAL else str(METHODS[key].recipe({}).allocate)
-            yield Row(key, keep, own, healed=True)
         for key in spread:
             yield from _own(key, keep)
     for key in fixed:

@@ -16,7 +16,8 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tables: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.tables: dict[str, Any] = {}
+        self.read()
 
     def has(self, table: str, key: str) -> bool:
         """Whether the table has a row of that key."""
@@ -31,14 +32,21 @@ class Results:
 
     def add(self, table: str, row: dict[str, Any]) -> None:
         """Put a row into the table and write the file."""
+        self.read()
         rows = [r for r in self.tables.get(table, []) if r["key"] != row["key"]]
         self.tables[table] = sorted([*rows, row], key=lambda r: str(r["key"]))
         self.write()
 
     def set(self, name: str, value: Any) -> None:
         """Put a value that is no table of rows, and write the file."""
+        self.read()
         self.tables[name] = value
         self.write()
+
+    def read(self) -> None:
+        """Take what stands in the file, where another run may have added rows."""
+        if self.path.exists():
+            self.tables = json.loads(self.path.read_text())
 
     def write(self) -> None:
         """Write everything: to another name first, which then takes the file's place."""

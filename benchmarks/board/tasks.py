@@ -150,7 +150,7 @@ class LanguageModel(Task):
     targets = "all-linear"
 
     def __init__(self, small: bool = False) -> None:
-        self.sizes = Sizes(24, 24, 8) if small else Sizes(256, 512, 80)
+        self.sizes = Sizes(24, 24, 8) if small else Sizes(128, 512, 80)
         self.length = 256
 
     def load(self) -> nn.Module:
