@@ -22,6 +22,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
 docs: $(STAMP)
+	$(BIN)/python docs/generate.py
 	$(BIN)/python -m benchmarks.pages
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,0 +1,52 @@
+"""The pages agree with the code and with each other, and the examples run."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import corank
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+HEAVY = {"compress_an_encoder.py"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_method_page_is_what_the_registry_says():
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["methods_page"]()
+    assert (ROOT / "docs" / "methods.md").read_text() == page, "run python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_verbs_and_methods_that_pages_name_exist(page):
+    text = page.read_text()
+    for name in re.findall(r"corank\.([a-z_]+)\(", text):
+        assert hasattr(corank, name), f"{page.name}: corank.{name}"
+    for key in re.findall(r'corank\.compress\(\s*\w+,\s*"(\w+)"', text):
+        assert key in {m.key for m in corank.methods()}, f"{page.name}: {key}"
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(e, marks=pytest.mark.slow) if e.name in HEAVY else e for e in EXAMPLES],
+    ids=lambda e: e.name,
+)
+@pytest.mark.filterwarnings("default")
+def test_examples_run(example, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(example)])
+    known = dict(corank.registry.METHODS)
+    try:
+        runpy.run_path(str(example), run_name="__main__")
+    finally:
+        corank.registry.METHODS.clear()
+        corank.registry.METHODS.update(known)
+    assert capsys.readouterr().out.strip()
