@@ -41,7 +41,7 @@ def best(entries: list[Entry], measure: str) -> Entry | None:
 
 
 def _against_literal(entries: list[Entry], keep: float, domain: str) -> list[list[str]]:
-    """corank's worst seed against the literal recipe's best."""
+    """corank's worst calibration seed against the literal recipe's best."""
     measure = f"{domain}: perplexity"
     own = [
         e for e in entries if (e.method, e.allocate, e.healed) == ("corank", "greedy_floor", False)
@@ -52,9 +52,12 @@ def _against_literal(entries: list[Entry], keep: float, domain: str) -> list[lis
     mine, theirs = own[0].values(measure), other[0].values(measure)
     where = "in domain" if domain == "in" else "out of domain"
     what = f"reference LM at keep {keep}, {where}: perplexity of corank below the literal recipe's"
-    reached = f"{number(max(mine), 2)} (worst of {len(mine)} seeds)"
-    least = f"below {number(min(theirs), 2)} (best of {len(theirs)} seeds)"
-    return [[what, least, reached, MARKS[max(mine) < min(theirs)]]]
+    reached = f"{number(max(mine), 2)} (worst of {len(mine)})"
+    least = f"below {number(min(theirs), 2)} (best of {len(theirs)})"
+    verdict = MARKS[max(mine) < min(theirs)]
+    if min(len(mine), len(theirs)) < 2:
+        verdict += ", on one seed"
+    return [[what, least, reached, verdict]]
 
 
 def judge_linear(tables: dict[str, Any]) -> list[list[str]]:
