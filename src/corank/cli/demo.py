@@ -16,11 +16,10 @@ from .folders import check_out, folder_bytes, import_quietly, open_model
 from .options import add_common
 from .texts import CALIBRATION, HELD_OUT, read_docstrings, read_prose, spread
 
-METHOD: dict[str, Any] = {
-    "keep": 0.4, "cascade": "original", "allocate": "greedy", "targets": r"re:^encoder\.layer\.",
-}  # fmt: skip
+METHOD, KEEP = "corank", 0.4
+TARGETS = r"re:^encoder\.layer\."  # the pooler stands after the blocks and its output is not used
 #: Sequences that calibrate, and that each held-out domain is measured on.
-SEQUENCES, MEASURED = 768, 256
+SEQUENCES, MEASURED = 512, 256
 _READING: dict[str, Any] = {"sequence_length": 128, "batch_size": 32}
 
 
@@ -30,7 +29,7 @@ def add(commands: Any) -> None:
         "demo", help="compress all-MiniLM-L6-v2, save it, load it back, and report"
     )
     parser.add_argument("--out", type=Path, default=Path("corank-demo"), metavar="DIR")
-    parser.add_argument("--keep", type=float, default=METHOD["keep"], metavar="FRACTION")
+    parser.add_argument("--keep", type=float, default=KEEP, metavar="FRACTION")
     parser.add_argument("--heal-minutes", type=float, default=1.0, metavar="M", help="0: none")
     parser.add_argument("--force", action="store_true", help="replace the model in DIR")
     add_common(parser)
@@ -61,9 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
         "docstrings of other packages": read(unseen, MEASURED),
         other: read(prose, MEASURED),
     }
-    settings = METHOD | {"keep": arguments.keep, "heal_minutes": arguments.heal_minutes or None}
+    settings = {"keep": arguments.keep, "heal_minutes": arguments.heal_minutes or None}
     with progress() as tell:
-        report = compress(model, "svd_llm", data=calibration, progress=tell, **settings)
+        report = compress(
+            model, METHOD, data=calibration, targets=TARGETS, progress=tell, **settings
+        )
         add_model_sizes(report, model_sizes(original), model_sizes(model))
         tell("saving and loading back", 0.0)
         save(model, folder, tokenizer, source=source)

@@ -64,7 +64,7 @@ def quantisation_wins(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             warnings.append(
                 f"quantisation wins here: {row['variant']} takes {show_bytes(row['bytes'])}, not "
                 f"more than the {show_bytes(own['bytes'])} of this model, and is better in "
-                + "; ".join(better)
+                + " and ".join(better)
             )
     return warnings
 
@@ -74,10 +74,13 @@ def _advantages(row: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     if row["tokens_per_second"] > own["tokens_per_second"]:
         times = row["tokens_per_second"] / own["tokens_per_second"]
         better.append(f"speed ({times:.2f} times the tokens per second)")
-    for name, value in (row.get("fidelity") or {}).items():
-        mine = (own.get("fidelity") or {}).get(name)
-        if mine is not None and improves(name, value, over=mine):
-            better.append(f"{name} ({show_value(value)} against {show_value(mine)})")
+    theirs, mine = row.get("fidelity") or {}, own.get("fidelity") or {}
+    shared = [name for name in theirs if name in mine]
+    won = [name for name in shared if improves(name, theirs[name], over=mine[name])]
+    if won:
+        share = f"{len(won)} of {len(shared)} measures of fidelity"
+        example = f"{won[0]} ({show_value(theirs[won[0]])} against {show_value(mine[won[0]])})"
+        better.append(f"{share}, as in {example}")
     return better
 
 
