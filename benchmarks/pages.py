@@ -14,6 +14,7 @@ from benchmarks.board.judging import judge_board, judge_imports, judge_linear
 from benchmarks.board.plots import plot_costs, plot_keeps
 from benchmarks.board.rows import EVERY_ALLOCATOR, LITERAL
 from benchmarks.board.summary import Entry, list_entries, number, table
+from corank.registry import METHODS
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = {"MiniLM": "mean cosine", "reference LM": "perplexity"}
@@ -136,14 +137,14 @@ def _is_sweep(entry: Entry) -> bool:
 
 
 def _own(entries: list[Entry], keep: float) -> list[Entry]:
-    """One entry per method: with the allocator that is plotted."""
-    found: dict[str, Entry] = {}
-    for entry in entries:
-        if entry.keep == keep and not _is_sweep(entry):
-            greedy = entry.method in ("kfac_svd", "corank") and entry.allocate == "greedy_floor"
-            if entry.name not in found or greedy:
-                found[entry.name] = entry
-    return list(found.values())
+    """One entry per method: with the allocator that it is plotted with."""
+    return [e for e in entries if e.keep == keep and e.allocate == _plotted(e.method)]
+
+
+def _plotted(method: str) -> str:
+    """A method's own allocator; KFAC-SVD's is left open by its paper, so the better one."""
+    chosen = {LITERAL: "uniform", "kfac_svd": "greedy_floor"}
+    return chosen.get(method) or str(METHODS[method].recipe({}).allocate)
 
 
 def _lines(entries: list[Entry]) -> dict[str, dict[float, dict[str, float]]]:

@@ -44,6 +44,8 @@ def plot_keeps(
     """
 
     def fill(all_axes: Sequence[Any]) -> None:
+        from matplotlib.ticker import LogLocator
+
         for axes, domain in zip(all_axes, ("in", "out"), strict=True):
             name = f"{domain}: {measure}"
             for i, (method, points) in enumerate(groups.items()):
@@ -54,10 +56,14 @@ def plot_keeps(
             if name in dense:
                 axes.axhline(dense[name], color="#aaaaaa", linewidth=0.8, linestyle="--")
             axes.set_xlabel("fraction of the targeted parameters kept")
+            axes.set_xticks(sorted({keep for points in groups.values() for keep in points}))
             axes.set_title(f"{measure}, {domain} of domain" if domain == "out" else
                            f"{measure}, in domain", fontsize=10)  # fmt: skip
             if measure == "perplexity":
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+                axes.yaxis.set_minor_formatter("{x:g}")
         all_axes[-1].legend(loc="best", fontsize=8)
 
     return draw(fill)
