@@ -100,6 +100,7 @@ def test_uniform_gives_every_unit_the_same_share(candidates):
 def test_energy_equalises_the_energy_kept():
     pair = [candidate(0, 60, 60, 0.95), candidate(1, 60, 60, 0.8, 7.0)]
     picks = find_allocator("energy")(pair, 2400)
+    assert cost(pair, picks) > 2400 - 2 * 120
     kept = [1 - c.error[p] / c.menu.total for c, p in zip(pair, picks, strict=True)]
     assert kept[0] == pytest.approx(kept[1], abs=0.06)
     assert pair[0].menu.values[picks[0]] > pair[1].menu.values[picks[1]]
@@ -108,6 +109,7 @@ def test_energy_equalises_the_energy_kept():
 def test_heavy_tail_cuts_all_spectra_at_one_threshold():
     pair = [candidate(0, 60, 60, 0.9), candidate(1, 60, 60, 0.7, 5.0)]
     picks = find_allocator("heavy_tail")(pair, 2400)
+    assert cost(pair, picks) > 2400 - 2 * 120
     edges = []
     for c, p in zip(pair, picks, strict=True):
         s, r = c.menu.spectrum.sqrt(), c.menu.values[p]
