@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 .PHONY: demo test test-slow lint bench docs clean
 demo: $(STAMP)
-	$(BIN)/corank demo --out out/demo
+	$(BIN)/corank demo --out out/demo --force
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
