@@ -43,7 +43,7 @@ def heal(
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-4,
     features: float = 1.0,
     output: float = 1.0,
     perturbation: float = 0.0,
