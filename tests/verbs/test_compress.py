@@ -34,7 +34,7 @@ def test_every_method_meets_its_budget_on_a_whole_model(key, build):
     leaves = {id(p): p for s in sites for p in read(model, s).parameters()}
     assert sum(p.numel() for p in leaves.values()) == totals["numel_after"]
     saved = totals["numel_before"] - totals["numel_after"]
-    added = totals["model_numel"] - (before - saved)
+    added = totals["model_numel_after"] - (before - saved)
     biases = sum(r.shape[0] for r in report.sites)
     assert 0 <= added <= biases  # nothing but biases where there were none
     assert all(torch.isfinite(y).all() for y in outputs(model, tokens(1)))

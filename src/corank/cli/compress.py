@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from ..report import Report
 from . import options
 from .console import progress, show
 from .folders import check_out, folder_bytes, open_model, require_tokenizer
@@ -63,13 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     model, tokenizer = open_model(arguments.folder, arguments.dtype)
     require_tokenizer(tokenizer, arguments.folder, texts)
     original = copy.deepcopy(model) if heldout else None
-    before = model_sizes(model)
     with progress() as tell:
         report = compress(
             model, arguments.method, **_settings(arguments), data=arguments.data,
             tokenizer=tokenizer, progress=tell, **parameters,
         )  # fmt: skip
-        add_model_sizes(report, before, model_sizes(model))
         tell("saving", 0.0)
         save(model, out, tokenizer, source=arguments.folder)
         sizes = {"before": folder_bytes(arguments.folder), "after": folder_bytes(out)}
@@ -98,30 +95,9 @@ def _plan(arguments: argparse.Namespace, parameters: dict[str, Any]) -> int:
     from ..verbs import compress
 
     model = _open_empty(arguments.folder, arguments.dtype)
-    report = compress(
-        model, arguments.method, **_settings(arguments), dry_run=True, **parameters
-    )  # fmt: skip
-    before = model_sizes(model)
-    saved = {
-        name: report.totals[f"{name}_before"] - report.totals[f"{name}_after"] for name in before
-    }
-    add_model_sizes(report, before, {name: before[name] - saved[name] for name in before})
+    report = compress(model, arguments.method, **_settings(arguments), dry_run=True, **parameters)
     show(report, arguments.json, arguments.report)
     return 0
-
-
-def model_sizes(model: nn.Module) -> dict[str, int]:
-    """Numbers and bytes of a whole model, as it is."""
-    from ..report.speed import count_bytes
-
-    return {"numel": sum(p.numel() for p in model.parameters()), "bytes": count_bytes(model)}
-
-
-def add_model_sizes(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
-    """Put the whole model's sizes into the totals."""
-    for name in before:
-        report.totals[f"model_{name}_before"] = before[name]
-        report.totals[f"model_{name}_after"] = after[name]
 
 
 def _open_empty(folder: Path, dtype: str | None) -> nn.Module:

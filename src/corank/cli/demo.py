@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from .compress import add_model_sizes, model_sizes
 from .console import print_json, progress
 from .folders import check_out, folder_bytes, import_quietly, open_model
 from .options import add_common
@@ -65,7 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
         report = compress(
             model, METHOD, data=calibration, targets=TARGETS, progress=tell, **settings
         )
-        add_model_sizes(report, model_sizes(original), model_sizes(model))
         tell("saving and loading back", 0.0)
         save(model, folder, tokenizer, source=source)
         loaded = _load_back(folder, model, heldout[other][0], report.notes)

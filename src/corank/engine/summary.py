@@ -45,22 +45,32 @@ def describe_sites(
     return rows
 
 
-def total_sizes(model: nn.Module, rows: Iterable[SiteRow]) -> dict[str, Any]:
-    """Numbers and bytes of the targeted sites, before and after, and of the model as it is."""
-    rows = list(rows)
-    before, after = sum(r.numel_before for r in rows), sum(r.numel_after for r in rows)
+def model_sizes(model: nn.Module) -> dict[str, int]:
+    """Numbers in the parameters, and bytes of all that is stored, of a whole model."""
     parameters = {id(p): p for p in model.parameters()}.values()
     stored = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
     return {
-        "sites": len(rows),
-        "numel_before": before,
-        "numel_after": after,
-        "keep": after / before if before else 1.0,
-        "bytes_before": sum(r.bytes_before for r in rows),
-        "bytes_after": sum(r.bytes_after for r in rows),
-        "model_numel": sum(p.numel() for p in parameters),
-        "model_bytes": sum(t.numel() * t.element_size() for t in stored),
+        "numel": sum(p.numel() for p in parameters),
+        "bytes": sum(t.numel() * t.element_size() for t in stored),
     }
+
+
+def total_sizes(
+    rows: Iterable[SiteRow], before: Mapping[str, int], after: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Numbers and bytes of the targeted sites and of the whole model, before and after.
+
+    Without `after`, the model is what it was less what the sites would save.
+    """
+    rows = list(rows)
+    totals: dict[str, Any] = {"sites": len(rows)}
+    for unit in ("numel", "bytes"):
+        was, now = (sum(getattr(r, f"{unit}_{when}") for r in rows) for when in ("before", "after"))
+        totals |= {f"{unit}_before": was, f"{unit}_after": now}
+        totals[f"model_{unit}_before"] = before[unit]
+        totals[f"model_{unit}_after"] = before[unit] - was + now if after is None else after[unit]
+    kept = totals["numel_after"] / totals["numel_before"] if totals["numel_before"] else 1.0
+    return totals | {"keep": kept}
 
 
 def _row(

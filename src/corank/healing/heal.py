@@ -63,8 +63,8 @@ def heal(
     data and `reading`: as in `corank.calibration.batches`. Batches are visited in a new seeded
     order each time round. Training runs in evaluation mode: no dropout.
 
-    Raises ValueError if nothing can be trained, and RuntimeError, with the weights as they were,
-    if the loss stops being finite.
+    Raises ValueError if nothing can be trained or, with the weights as they were, if the loss stops
+    being finite.
     """
     if (minutes is None) == (steps is None):
         raise ValueError("say how long to heal by exactly one of minutes= and steps=")
@@ -106,7 +106,7 @@ def heal(
             if pairs:
                 loss = loss + perturbation * perturbation_loss(pairs, epsilon)
             if not torch.isfinite(loss):
-                raise RuntimeError(
+                raise ValueError(
                     f"healing: the loss is {float(loss.detach())} at step {healed.steps}. "
                     "Lower learning_rate, or look for inputs that overflow"
                 )

@@ -16,7 +16,7 @@ from ..allocation import Allocator
 from ..calibration import batches, collect, load_statistics, save_statistics
 from ..engine.plan import make_plan, plan_by_shape
 from ..engine.rewriting import freeze_all_but, rewrite_at_once, rewrite_in_cascade
-from ..engine.summary import describe_plan, describe_sites, total_sizes
+from ..engine.summary import describe_plan, describe_sites, model_sizes, total_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..healing import heal
@@ -97,7 +97,7 @@ def compress(
                              "allocate": allocate or recipe.allocate, "cascade": recipe.cascade},
         refused=refused, seconds=seconds, versions=versions(),
     )  # fmt: skip
-    groups = recipe.group(sites)
+    groups, before = recipe.group(sites), model_sizes(model)
     minutes = heal_minutes if heal_minutes is not None else 2.0 if recipe.heal else 0.0
     healing = (recipe.heal or Healing()) if minutes > 0 else None
     budget: dict[str, Any] = {"keep": keep, "size": size, "rank": rank, "round_to": round_to}
@@ -105,7 +105,7 @@ def compress(
         plan = plan_by_shape(model, groups, recipe, **budget)
         report.notes.append("dry run: sizes are the uniform allocation's; nothing was changed")
         report.sites = describe_plan(plan)
-        report.totals = total_sizes(model, report.sites)
+        report.totals = total_sizes(report.sites, before)
         return report
     for site in sites:
         require_finite(model, site)
@@ -152,5 +152,5 @@ def compress(
             report.sections["healing"] = {"losses": healed.losses}
     attach(model)
     report.sites = describe_sites(model, plan, errors)
-    report.totals = total_sizes(model, report.sites)
+    report.totals = total_sizes(report.sites, before, model_sizes(model))
     return report
