@@ -12,7 +12,7 @@ import corank
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-HEAVY = {"compress_an_encoder.py"}
+HEAVY = {"compress_a_language_model.py", "compress_an_encoder.py"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
