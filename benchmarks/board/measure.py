@@ -122,9 +122,8 @@ def measure(
     own = None if row.method == LITERAL else METHODS[row.method].recipe({}).heal
     if row.healed or own:
         settings = HEALING[task.name] if own is None else _settings(own, task)
-        start = time.process_time()
         extra["healing"] = heal(model, task, row.seed, seconds, settings)
-        spent["healing"] = time.process_time() - start
+        spent["healing"] = extra["healing"]["seconds"]
     return {
         "key": row.key, "method": row.method, "keep": row.keep, "allocate": row.allocate,
         "seed": row.seed, "healed": row.healed, "reached": made.totals["keep"],
@@ -159,17 +158,17 @@ def _settings(own: Healing, task: Task) -> dict[str, float]:
 def heal(
     model: nn.Module, task: Task, seed: int, seconds: float, settings: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Heal for so many seconds of the processor, by the pace of a few steps on a copy."""
-    original, data, probe = task.load(), task.healing(seed), 8
+    """Heal for so many seconds of the processor, by the pace of some steps on a copy."""
+    original, data, probe = task.load(), task.healing(seed), 24
     start = time.process_time()
     corank.heal(copy.deepcopy(model), original, data, steps=probe, seed=seed, **settings)
     pace = (time.process_time() - start) / probe
-    steps = max(1, int(seconds / pace) - probe)
+    steps, start = max(1, int(seconds / pace)), time.process_time()
     healed = corank.heal(model, original, data, steps=steps, seed=seed, **settings)
     last = healed.losses[-max(1, steps // 10) :]
     return {
-        "steps": steps, "first loss": healed.losses[0], "last losses": sum(last) / len(last),
-        **settings,
+        "steps": steps, "seconds": time.process_time() - start,
+        "first loss": healed.losses[0], "last losses": sum(last) / len(last), **settings,
     }  # fmt: skip
 
 
