@@ -17,12 +17,14 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from corank.linalg import energy, top_left_subspace
 
+RESULTS = Path(__file__).parent / "results" / "factorise.json"
 DEFAULT = "384x384:96,1536x384:115,384x1536:115,4096x4096:1024,11008x4096:1194"
 
 
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results = []
@@ -105,7 +108,10 @@ def main() -> None:
         "machine": platform.machine(),
         "dtype": "float32",
     }
-    print(json.dumps({"environment": environment, "results": results}, indent=2))
+    table = json.dumps({"environment": environment, "results": results}, indent=1)
+    print(table)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(table + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.board.judging import judge_board, judge_imports, judge_linear
+from benchmarks.board.judging import judge_board, judge_factorise, judge_imports, judge_linear
 from benchmarks.board.plots import plot_costs, plot_keeps
 from benchmarks.board.rows import EVERY_ALLOCATOR, LITERAL
 from benchmarks.board.summary import Entry, list_entries, number, table
@@ -64,6 +64,7 @@ def render(results: Path) -> tuple[str, dict[str, str]]:
 
 def _targets(results: Path) -> str:
     rows = judge_board(_read(results / "compress.json"))
+    rows += judge_factorise(_read(results / "factorise.json"))
     rows += judge_linear(_read(results / "linear.json"))
     rows += judge_imports(_read(results / "imports.json"))
     return "## Targets\n\n" + table(["what", "to reach", "reached", ""], rows)
@@ -194,6 +195,16 @@ def _speeds(board: dict[str, Any], results: Path) -> str:
             for r in layers
         ]  # fmt: skip
         parts += ["A Linear(2048, 2048) at rank 512, half the FLOPs:", table(head, rows)]
+    factorised = _read(results / "factorise.json").get("results", [])
+    if factorised:
+        head = ["weight", "rank", "literal recipe s", "corank s", "speed-up", "loss over literal's"]
+        rows = [
+            [" x ".join(map(str, r["shape"])), str(r["rank"]), *(
+                number(min(r["seconds"][who]), 2) for who in ("literal", "corank")),
+             number(r["speedup"], 2), f"{r['loss_ratio']:.5f}"]
+            for r in factorised
+        ]  # fmt: skip
+        parts += ["Factorising one weight, its second moment given, float32:", table(head, rows)]
     return "\n\n".join(["## Speed", *parts]) if parts else ""
 
 

@@ -16,7 +16,12 @@ OUT = Path("out/bench")
 PRESETS: dict[str, list[str]] = {
     "imports": ["--repeats", "3", "--out", str(OUT / "imports.json")],
     "linear": ["--repeats", "5", "--out", str(OUT / "linear.json")],
-    "factorise": ["--shapes", "384x384:96,1536x384:115,384x1536:115"],
+    "factorise": [
+        "--shapes",
+        "384x384:96,1536x384:115,384x1536:115",
+        "--out",
+        str(OUT / "factorise.json"),
+    ],
     "stream": ["--layers", "2"],
     "compress": ["--small", "--out", str(OUT / "compress.json")],
 }
