@@ -18,8 +18,8 @@ from .texts import CALIBRATION, HELD_OUT, read_docstrings, read_prose, spread
 METHOD, KEEP = "corank", 0.4
 TARGETS = r"re:^encoder\.layer\."  # the pooler stands after the blocks and its output is not used
 #: Sequences that calibrate, and that each held-out domain is measured on.
-SEQUENCES, MEASURED = 512, 256
-_READING: dict[str, Any] = {"sequence_length": 128, "batch_size": 32}
+SEQUENCES, MEASURED = 1024, 256
+_READING: dict[str, Any] = {"sequence_length": 96, "batch_size": 32}
 
 
 def add(commands: Any) -> None:

@@ -7,7 +7,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Docstrings of these packages calibrate; those of the others are held out.
+#: Paragraphs of these packages' docstrings calibrate; those of the others are held out.
 CALIBRATION = (
     "asyncio", "collections", "ctypes", "distutils", "email", "encodings", "idlelib", "json",
     "lib2to3", "logging", "multiprocessing", "tkinter", "unittest",
@@ -16,11 +16,11 @@ HELD_OUT = (
     "concurrent", "curses", "dbm", "html", "http", "importlib", "re", "sqlite3", "tomllib",
     "urllib", "venv", "wsgiref", "xml", "xmlrpc", "zipfile", "zoneinfo",
 )  # fmt: skip
-_SHORTEST = 40  # characters: below this a docstring hardly says anything
+_SHORTEST = 40  # characters: below this a paragraph hardly says anything
 
 
 def read_docstrings(packages: tuple[str, ...]) -> list[str]:
-    """The docstrings of packages of the standard library, each once, in the order of the files.
+    """The docstrings' paragraphs of packages of the standard library, each once, in file order.
 
     The sources are parsed, not imported. Raises ValueError where no sources are installed.
     """
@@ -70,9 +70,10 @@ def _docstrings(file: Path) -> Iterator[str]:
         return
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            text = " ".join((ast.get_docstring(node) or "").split())
-            if len(text) >= _SHORTEST:
-                yield text
+            for part in (ast.get_docstring(node) or "").split("\n\n"):
+                text = " ".join(part.split())
+                if len(text) >= _SHORTEST:
+                    yield text
 
 
 def _is_prose(text: str) -> bool:
