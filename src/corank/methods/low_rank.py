@@ -259,7 +259,7 @@ def pela(distillation: float = 1.0, perturbation: float = 1.0, epsilon: float = 
     laws=OPTIMAL,
 )
 def corank(ridge: float = 0.0, output_ridge: float = 1e-2) -> Recipe:
-    """What the board found best without training: loss-aware metric, ranks and targets.
+    """Our composition for use without training: loss-aware metric, ranks and targets.
 
     Output gradients make errors comparable across sites, ranks go where they save most loss, and
     each site in turn is refitted to the original's outputs. Biases that are there move along.

@@ -25,10 +25,11 @@ class Metric:
         error = error if error.dtype == torch.float64 else error.float()
         if self.elementwise is not None:
             return (self.elementwise.to(error) * error.square()).sum()
-        return (_times(self.left, error) * _times(self.right, error.mT).mT).sum().clamp_min(0)
+        return (times(self.left, error) * times(self.right, error.mT).mT).sum().clamp_min(0)
 
 
-def _times(moment: Tensor | None, matrix: Tensor) -> Tensor:
+def times(moment: Tensor | None, matrix: Tensor) -> Tensor:
+    """moment @ matrix, for a moment that may be a diagonal (a vector) or the identity (None)."""
     if moment is None:
         return matrix
     moment = moment.to(matrix)

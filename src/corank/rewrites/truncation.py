@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import SiteError
 from ..linalg import balance, root_psd, two_sided
 from ..metrics import Measure, Metric
+from ..metrics.metric import times
 from ..models import Site
 from ..operators import LowRank, Operator
 from .menu import Menu
@@ -65,20 +66,13 @@ def spectrum(weight: Tensor, metric: Metric) -> Tensor:
     weight, outer, inner = weight.double(), metric.left, metric.right
     if weight.shape[0] > weight.shape[1]:
         weight, outer, inner = weight.mT, inner, outer
-    product = weight @ _times(inner, weight.mT)
+    product = weight @ times(inner, weight.mT)
     if outer is not None:
         outer = outer.double()
         root = outer.sqrt() if outer.ndim == 1 else root_psd(outer).mT
-        product = _times(root, _times(root, product).mT)
+        product = times(root, times(root, product).mT)
     values = torch.linalg.eigvalsh(product).flip(0).clamp_min(0)
     return torch.cat([values, values.new_zeros(len(weight) - len(values))])
-
-
-def _times(moment: Tensor | None, matrix: Tensor) -> Tensor:
-    if moment is None:
-        return matrix
-    moment = moment.to(matrix)
-    return moment[:, None] * matrix if moment.ndim == 1 else moment @ matrix
 
 
 def _stack(measure: Measure, unit: Unit) -> Tensor:

@@ -118,7 +118,6 @@ def compress(
             data, tokenizer=tokenizer, sequence_length=sequence_length, count=count,
             batch_size=batch_size,
         )  # fmt: skip
-        report.notes += inputs.notes
     elif (recipe.family.needs and stored is None) or recipe.cascade or healing:
         wanted = ", ".join(sorted(recipe.family.needs)) or "to run the model on"
         raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
@@ -132,6 +131,8 @@ def compress(
             report.notes += collect(model, sites, recipe.family.needs, inputs, loss=loss)
             if statistics is not None:
                 save_statistics(model, sites, statistics)
+        elif inputs is not None:
+            report.notes += inputs.notes
         seconds["calibration"] = perf_counter() - started
         started = perf_counter()
         plan = make_plan(model, groups, recipe, allocate=allocate, inputs=inputs, **budget)
