@@ -19,7 +19,8 @@ SOURCE = Path(corank.__file__).parent
 #: Lowest first: a room may import from those before it.
 ROOMS = [
     "version", "errors", "linalg", "operators", "layers", "models", "calibration", "metrics",
-    "rewrites", "allocation", "probes", "registry", "methods", "healing", "report", "engine", "io",
+    "rewrites", "allocation", "probes", "control", "registry", "methods", "adapters", "healing",
+    "report", "engine", "io",
     "verbs", "cli", "__init__", "__main__",
 ]  # fmt: skip
 

@@ -7,9 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import nn
+
+from .control import Control
 from .errors import unknown
 from .models import Site
-from .rewrites import Family
+from .operators import Operator
+from .rewrites import Family, Rewrite
+
+
+def _nothing(sites: Sequence[Site]) -> int:
+    return 0
+
 
 Cascade = Literal["original", "compressed"]
 Grouping = Callable[[Sequence[Site]], list[list[Site]]]
@@ -65,14 +74,41 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Adaptation:
+    """One configured adapter: how each weight is rewritten, and what happens while it trains.
+
+    `rewrite(base, site)` is W' as an operator over the `Base` that it is given; leaves that train
+    require grad. `count(sites)` is how many numbers train at the sites by the paper's formula,
+    known without weights; `frozen(sites)` how many frozen ones are stored beside them.
+    `prepare(sites, ops)` runs once before, over all sites, for choices made between them (ranks,
+    which sites): it leaves what it found in `site.pool`, and returns the sites to adapt.
+    `controls` act while training. `also(model, sites)` are parameters of the model itself that
+    train too (biases, norms).
+    """
+
+    rewrite: Rewrite
+    count: Callable[[Sequence[Site]], int]
+    frozen: Callable[[Sequence[Site]], int] = _nothing
+    prepare: Callable[[Sequence[Site], Sequence[Operator]], Sequence[Site]] | None = None
+    needs: frozenset[str] = frozenset()
+    controls: Sequence[Control] = ()
+    also: Callable[[nn.Module, Sequence[Site]], list[nn.Parameter]] | None = None
+
+
+@dataclass(frozen=True)
 class Method:
-    """A registered method: `build(**params)` returns its Recipe or, for a probe, its value."""
+    """A registered method: `build(**params)` returns its Recipe, its Adaptation or, for a probe,
+    its value.
+
+    `equation(w, leaves, **params)` is the paper's line for W', written with plain tensors.
+    """
 
     key: str
     area: str
     paper: Paper
     build: Callable[..., Any]
     laws: frozenset[str] = field(default_factory=frozenset)
+    equation: Callable[..., Any] | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -111,7 +147,12 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    paper: Paper, *, area: str, laws: Sequence[str] = (), key: str | None = None
+    paper: Paper,
+    *,
+    area: str,
+    laws: Sequence[str] = (),
+    key: str | None = None,
+    equation: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: register a function that returns a Recipe (or a probe) under its name or `key`."""
 
@@ -119,7 +160,7 @@ def method(
         name = key or build.__name__
         if name in METHODS:
             raise ValueError(f"two methods are called {name!r}: rename one")
-        METHODS[name] = Method(name, area, paper, build, frozenset(laws))
+        METHODS[name] = Method(name, area, paper, build, frozenset(laws), equation)
         return build
 
     return register

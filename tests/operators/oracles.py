@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from corank.operators import (
+    Adapted,
+    Base,
     BlockColumns,
     BlockDiagonal,
     BlockRows,
@@ -274,3 +276,13 @@ def shared_leaf() -> Case:
 def fresh(name: str, dtype: torch.dtype = torch.float64) -> Case:
     op, w = ORACLES[name]()
     return op.to(dtype), w.to(dtype)
+
+
+@oracle
+def adapted() -> Case:
+    w, (lr, m), lengths = rand(5, 7), low_rank(5, 7, 2), rand(5)
+    added = Sum(Base((5, 7)), Scaled(lr, 2.0))
+    turned = RowNormalised(Base((5, 7)), lengths, detached=False)
+    rows = lengths[:, None] * w / w.norm(dim=1, keepdim=True)
+    op = Adapted(added, turned, base=Dense(w), names=("a", "b"), weights=(0.5, -0.3))
+    return op, w + m - 0.3 * (rows - w)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..operators.adapted import Adapted
+from ..operators.base import Base
 from ..operators.low_rank import LowRank
 from ..operators.operator import Operator
+from ..operators.precision import autocasts
 from ..operators.product import Product
 from ..operators.scaled import Scaled
 from ..operators.sum import Sum
@@ -124,6 +127,18 @@ def _low_rank_convolve(op: LowRank, x: Tensor, geometry: Geometry) -> Tensor:
         z = z * op.mask.to(z.dtype).view(channels)
     convolution = F.conv1d if len(geometry.kernel_size) == 1 else F.conv2d
     return convolution(z, op.b.reshape(*op.b.shape, *channels[1:]))
+
+
+@rule(_CONVOLVE, Base)
+def _base_convolve(op: Base, x: Tensor, geometry: Geometry) -> Tensor:
+    dtype = x.dtype if autocasts(x.device) else op.bound.dtype
+    y = convolve(op.bound, x.to(dtype), geometry)
+    return y if dtype == x.dtype else y.to(x.dtype)
+
+
+@rule(_CONVOLVE, Adapted)
+def _adapted_convolve(op: Adapted, x: Tensor, geometry: Geometry) -> Tensor:
+    return op.through(lambda view, x: convolve(view, x, geometry), x)
 
 
 @rule(_CONVOLVE, Sum)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..operators.adapted import Adapted
+from ..operators.base import Base
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
 from ..operators.operator import Operator
@@ -92,6 +94,16 @@ def _dense_rows(op: Operator, ids: Tensor, padding_idx: int | None) -> Tensor:
 @rule(_ROWS, LowRank)
 def _low_rank_rows(op: LowRank, ids: Tensor, padding_idx: int | None) -> Tensor:
     return _times_right(op, F.embedding(ids, op.b, padding_idx))
+
+
+@rule(_ROWS, Base)
+def _base_rows(op: Base, ids: Tensor, padding_idx: int | None) -> Tensor:
+    return rows(op.bound, ids, padding_idx)
+
+
+@rule(_ROWS, Adapted)
+def _adapted_rows(op: Adapted, ids: Tensor, padding_idx: int | None) -> Tensor:
+    return op.through(lambda view, ids: rows(view, ids, padding_idx), ids).to(op.base.dtype)
 
 
 @rule(_ROWS, Sum)

@@ -5,9 +5,13 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..operators.adapted import Adapted
+from ..operators.base import Base
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
 from ..operators.operator import Operator
+from ..operators.precision import autocasts
+from ..operators.sum import Sum, add
 from .lazy import lazy_dense
 from .origin import Origin, initialised
 from .rules import Rules, rule
@@ -78,6 +82,27 @@ def _apply_dense(op: Dense, x: Tensor, bias: Tensor) -> Tensor:
 @rule(_APPLY, LowRank)
 def _apply_low_rank(op: LowRank, x: Tensor, bias: Tensor) -> Tensor:
     return F.linear(op.latent(x), op.b, bias)
+
+
+@rule(_APPLY, Sum)
+def _apply_sum(op: Sum, x: Tensor, bias: Tensor) -> Tensor:
+    first, *others = op.operators
+    y = apply(first, x, bias)
+    for term in others:
+        y = add(y, term, x)
+    return y
+
+
+@rule(_APPLY, Base)
+def _apply_base(op: Base, x: Tensor, bias: Tensor) -> Tensor:
+    dtype = x.dtype if autocasts(x.device) else op.bound.dtype
+    y = apply(op.bound, x.to(dtype), bias)
+    return y if dtype == x.dtype else y.to(x.dtype)
+
+
+@rule(_APPLY, Adapted)
+def _apply_adapted(op: Adapted, x: Tensor, bias: Tensor) -> Tensor:
+    return op.through(lambda view, x: apply(view, x, bias), x)
 
 
 def as_bias(bias: Tensor | None, size: int, what: str) -> nn.Parameter | None:

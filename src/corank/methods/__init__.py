@@ -1,5 +1,5 @@
 """Recipes: every method as a short composition, one file per family."""
 
-from . import analysis, low_rank
+from . import analysis, lora, low_rank, spectral
 
-__all__ = ["analysis", "low_rank"]
+__all__ = ["analysis", "lora", "low_rank", "spectral"]

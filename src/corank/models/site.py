@@ -34,11 +34,18 @@ class Site:
     stats: dict[str, Any] = field(default_factory=dict, repr=False)  #: filled by calibration
     pool: dict[str, Any] = field(default_factory=dict, repr=False)  #: one per run, shared by sites
     overrides: Mapping[str, Any] = field(default_factory=dict)  #: from a dict of targets
+    _drawing: torch.Generator | None = field(default=None, repr=False)
 
     def generator(self) -> torch.Generator:
         """A fresh CPU generator seeded from (seed, name): independent of order and device."""
         digest = hashlib.sha256(f"{self.seed}:{self.name}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def draws(self) -> torch.Generator:
+        """The site's one generator that goes on from draw to draw, started as `generator` is."""
+        if self._drawing is None:
+            self._drawing = self.generator()
+        return self._drawing
 
     @property
     def where(self) -> str:

@@ -1,5 +1,7 @@
 """What a weight can be: leaves, combinators, and their skeletons."""
 
+from .adapted import Adapted, additions
+from .base import Base
 from .block_diagonal import BlockDiagonal
 from .blocks import BlockColumns, BlockRows
 from .cost import dense_flops
@@ -23,6 +25,8 @@ from .sum import Sum
 from .transpose import Transpose, adjoint, transpose
 
 __all__ = [
+    "Adapted",
+    "Base",
     "BlockColumns",
     "BlockDiagonal",
     "BlockRows",
@@ -42,6 +46,7 @@ __all__ = [
     "Sparse",
     "Sum",
     "Transpose",
+    "additions",
     "adjoint",
     "build",
     "dense_flops",

@@ -64,18 +64,27 @@ class Operator(nn.Module, ABC):
                 yield leaf, numbers.get(name, leaf.numel())
 
     @property
+    def _referent(self) -> Operator | None:
+        """The operator that one without leaves refers to."""
+        return None
+
+    @property
     @final
     def dtype(self) -> torch.dtype:
         """The dtype of the first floating point leaf."""
         for leaf, _ in self._stored():
             if leaf.is_floating_point():
                 return leaf.dtype
+        if self._referent is not None:
+            return self._referent.dtype
         return torch.get_default_dtype()
 
     @property
     @final
     def device(self) -> torch.device:
         """The device of the first leaf."""
+        if self._referent is not None:
+            return self._referent.device
         return next((leaf.device for leaf, _ in self._stored()), torch.device("cpu"))
 
     @final

@@ -40,7 +40,7 @@ class Sum(Operator):
         first, *others = self.operators
         y: Tensor = first(x)
         for op in others:
-            y = _add(y, op, x)
+            y = add(y, op, x)
         return y
 
     def dense(self) -> Tensor:
@@ -51,7 +51,8 @@ class Sum(Operator):
         return sum(op.flops(tokens) for op in self.operators) + added
 
 
-def _add(y: Tensor, op: Operator, x: Tensor) -> Tensor:  # y + op(x)
+def add(y: Tensor, op: Operator, x: Tensor) -> Tensor:
+    """y + op(x), a (scaled) LowRank by the product that makes it."""
     inner, scale = (op.operator, op.scale) if isinstance(op, Scaled) else (op, 1.0)
     if not isinstance(inner, LowRank):
         added: Tensor = y + op(x)

@@ -11,7 +11,10 @@ from typing import Any
 
 @dataclass
 class SiteRow:
-    """One site: what it was and what it became. `error` is relative, in the method's metric."""
+    """One site: what it was and what it became. `error` is relative, in the method's metric.
+
+    Of an adapter: `numel_after` numbers are stored beside the weight, `trainable` of them train.
+    """
 
     name: str
     role: str
@@ -24,6 +27,7 @@ class SiteRow:
     operator: str
     rank: int | None = None
     error: float | None = None
+    trainable: int | None = None
 
     @property
     def keep(self) -> float:

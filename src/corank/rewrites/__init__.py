@@ -1,5 +1,6 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
+from .adapting import plus, split, zero_low_rank
 from .compensation import compensation
 from .menu import Menu
 from .quantisation import round_to_nearest
@@ -14,8 +15,11 @@ __all__ = [
     "Unit",
     "by_site",
     "compensation",
+    "plus",
     "round_to_nearest",
     "spectrum",
+    "split",
     "truncation",
     "utilised",
+    "zero_low_rank",
 ]

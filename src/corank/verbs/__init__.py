@@ -1,7 +1,8 @@
 """What a user asks for: each verb takes a model and works in place."""
 
+from .adapt import adapt
 from .analyze import analyze
 from .compress import compress
 from .merge import merge
 
-__all__ = ["analyze", "compress", "merge"]
+__all__ = ["adapt", "analyze", "compress", "merge"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..adapters import adapters
 from ..engine.transaction import unchanged_on_error
 from ..io import attach
 from ..models import densify, is_rewritten, survey
@@ -20,5 +21,6 @@ def merge(model: nn.Module) -> nn.Module:
     with unchanged_on_error(model, sites):
         for site in sites:
             densify(model, site)
+    adapters(model).clear()
     attach(model)
     return model

@@ -1,0 +1,106 @@
+"""Which of a model's adapters act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from ..models import Site, densify, install, module_at
+from ..operators import Adapted, Dense
+from .record import adapted, adapters, find_adapter
+
+
+def activate(model: nn.Module, weights: str | Sequence[str] | Mapping[str, float]) -> None:
+    """Let these adapters act, and no others.
+
+    weights: a name, several, or name -> weight. The model then computes W + sum of weight_i
+    (W_i - W) at every site, exactly. The leaves of the active ones train, those of others do not.
+    Raises ValueError for an unknown name.
+    """
+    wanted = _weights(weights)
+    for name in wanted:
+        find_adapter(model, name)
+    for weight in adapted(model).values():
+        weight.activate(wanted)
+    for name in adapters(model):
+        train(model, name, name in wanted)
+
+
+def active(model: nn.Module) -> dict[str, float]:
+    """The adapters that act, with their weights."""
+    found: dict[str, float] = {}
+    for weight in adapted(model).values():
+        found |= {n: w for n, w in zip(weight.names, weight.weights, strict=True) if w != 0}
+    return found
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """A block in which no adapter acts."""
+    there = list(adapted(model).values())
+    before = [weight.disabled for weight in there]
+    for weight in there:
+        weight.disable(True)
+    try:
+        yield
+    finally:
+        for weight, was in zip(there, before, strict=True):
+            weight.disable(was)
+
+
+@contextmanager
+def select(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
+    """A block in which row i of every batch goes through adapter names[i]; None goes through none.
+
+    The batch is the first axis. Raises ValueError for an unknown name.
+    """
+    for name in {n for n in names if n is not None}:
+        find_adapter(model, name)
+    there = list(adapted(model).values())
+    for weight in there:
+        weight.selection = tuple(names)
+    try:
+        yield
+    finally:
+        for weight in there:
+            weight.selection = None
+
+
+def delete(model: nn.Module, name: str) -> None:
+    """Take an adapter off the model; a weight left with none becomes the plain module again."""
+    held = find_adapter(model, name)
+    for path, weight in adapted(model).items():
+        if name in weight.names:
+            weight.remove(name)
+            if not weight.names and path in held.sites:
+                _bare(model, held.sites[path], weight)
+    del adapters(model)[name]
+
+
+def _bare(model: nn.Module, site: Site, weight: Adapted) -> None:
+    install(model, site, weight.base)
+    operators = [m for m in module_at(model, site).modules() if isinstance(m, Adapted)]
+    if isinstance(weight.base, Dense) and not operators:
+        densify(model, site)
+
+
+def train(model: nn.Module, name: str, on: bool = True) -> None:
+    """Let the leaves of an adapter train that are meant to, or none of them."""
+    held = find_adapter(model, name)
+    for path, weight in adapted(model).items():
+        if name in weight.names:
+            meant = held.trains.get(path, ())
+            for leaf_name, leaf in weight.adapter(name).named_parameters():
+                leaf.requires_grad_(on and leaf_name in meant)
+    for parameter_name in held.also:
+        model.get_parameter(parameter_name).requires_grad_(on)
+
+
+def _weights(wanted: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
+    if isinstance(wanted, str):
+        return {wanted: 1.0}
+    if isinstance(wanted, Mapping):
+        return {name: float(weight) for name, weight in wanted.items()}
+    return dict.fromkeys(wanted, 1.0)

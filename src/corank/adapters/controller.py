@@ -1,0 +1,173 @@
+"""`corank.controller`: what a model's adapters do while they train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..control import Control, Training
+from ..errors import SiteError
+from .active import active
+from .record import adapted, find_adapter
+
+
+@final
+class Controller:
+    """The behaviour of a model's active adapters while training.
+
+    `attach(optimizer)` is all that a training loop needs: from then on every `optimizer.step()`
+    adds the penalties' gradients, lets the methods look at the gradients before the step, and act
+    on the weights after it. A loop that would rather call them itself adds `penalty()` to its
+    loss, calls `before_step()` once the gradients are there, and `step()` after the optimiser's.
+    """
+
+    def __init__(self, model: nn.Module, total_steps: int | None = None, seed: int = 0) -> None:
+        self.model = model
+        self._parts: list[tuple[Training, tuple[Control, ...]]] = []
+        weights = adapted(model)
+        for name in active(model):
+            held = find_adapter(model, name)
+            operators = {
+                path: weight.adapter(name)
+                for path, weight in weights.items()
+                if name in weight.names
+            }
+            training = Training(model, name, held.sites, operators, total_steps)
+            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            training.generator.manual_seed(int.from_bytes(digest[:7], "big"))
+            self._parts.append((training, tuple(held.recipe.controls)))
+        self._started = False
+
+    @property
+    def trainings(self) -> list[Training]:
+        """What the controls of each adapter see."""
+        return [training for training, _ in self._parts]
+
+    def attach(self, optimizer: Optimizer, penalties: bool = True) -> None:
+        """Act at every `optimizer.step()`, without anything else in the loop.
+
+        penalties: add the gradient of the penalties just before the step, after any clipping.
+        """
+        for training, _ in self._parts:
+            training.optimizer = optimizer
+        self.start()
+
+        def before(*_: Any) -> None:
+            if penalties:
+                self._add_penalty()
+            self.before_step()
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(lambda *_: self.step())
+
+    def start(self) -> None:
+        """Run what comes before the first step; once, and not after a resume."""
+        if self._started:
+            return
+        self._started = True
+        for training, control in self._each():
+            if control.start is not None:
+                control.start(training)
+
+    def penalty(self) -> Tensor:
+        """What the methods add to the loss: a scalar, 0 if none adds anything."""
+        terms = [c.penalty(training) for training, c in self._each() if c.penalty is not None]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """After backward, before the optimiser moves.
+
+        Raises SiteError for a gradient that is not finite; nothing has moved then.
+        """
+        self.start()
+        for training, _ in self._parts:
+            for name, leaf in training.leaves().items():
+                if leaf.grad is not None and not torch.isfinite(leaf.grad).all():
+                    raise SiteError(
+                        name,
+                        f"its gradient is NaN or infinite at step {training.step}",
+                        "Lower the learning rate, clip gradients, or use a GradScaler, which "
+                        "skips such steps.",
+                    )
+        for training, control in self._each():
+            if control.before_step is not None:
+                control.before_step(training)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """After the optimiser has moved."""
+        for training, _ in self._parts:
+            training.step += 1
+        for training, control in self._each():
+            if control.after_step is not None:
+                control.after_step(training)
+
+    def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Groups for an optimiser of everything that trains, with the methods' learning rates."""
+        factors: dict[int, float] = {}
+        for training, control in self._each():
+            for name, leaf in training.leaves().items():
+                last = name.rpartition(".")[2].rpartition("/")[2]
+                if last in control.learning_rates:
+                    factors[id(leaf)] = factors.get(id(leaf), 1.0) * control.learning_rates[last]
+        groups: dict[float, list[nn.Parameter]] = {}
+        for leaf in self.model.parameters():
+            if leaf.requires_grad:
+                groups.setdefault(factors.get(id(leaf), 1.0), []).append(leaf)
+        return [
+            {"params": leaves, "lr": lr * factor, "weight_decay": weight_decay}
+            for factor, leaves in groups.items()
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and JSON values from which `load_state_dict` goes on exactly."""
+        return {
+            training.name: {
+                "step": training.step,
+                "memory": training.memory,
+                "generator": training.generator.get_state(),
+            }
+            for training, _ in self._parts
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state. Raises ValueError if it is of other adapters."""
+        names = [training.name for training, _ in self._parts]
+        if sorted(state) != sorted(names):
+            raise ValueError(f"the state is of adapters {sorted(state)}, not {sorted(names)}")
+        for training, _ in self._parts:
+            saved = state[training.name]
+            training.step = int(saved["step"])
+            training.memory = dict(saved["memory"])
+            training.generator.set_state(saved["generator"])
+        self._started = True
+
+    def _each(self) -> Iterator[tuple[Training, Control]]:
+        for training, controls in self._parts:
+            for control in controls:
+                yield training, control
+
+    def _add_penalty(self) -> None:
+        with torch.enable_grad():
+            total = self.penalty()
+        if not total.requires_grad:
+            return
+        leaves = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+
+
+def controller(model: nn.Module, total_steps: int | None = None, seed: int = 0) -> Controller:
+    """The behaviour of the model's active adapters while training; see `Controller`.
+
+    total_steps: optimiser steps planned, for methods with a schedule. seed: of what they draw.
+    """
+    return Controller(model, total_steps, seed)

@@ -1,0 +1,52 @@
+"""Folding the active adapters into one matrix for a while, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ..operators import Dense
+from .record import adapted
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge cost: relative Frobenius error of each merged weight by rounding, and bytes."""
+
+    errors: dict[str, float]
+    bytes: int
+
+    @property
+    def error(self) -> float:
+        """The largest of the errors."""
+        return max(self.errors.values(), default=0.0)
+
+
+@torch.no_grad()
+def merge_adapters(model: nn.Module, dtype: Literal["base", "wide"] = "base") -> Merged:
+    """Let the active adapters act as one matrix per weight, in place, until `unmerge_adapters`.
+
+    The original weights are kept aside, so unmerging is exact however often it is done.
+    dtype: "base" rounds the merged matrix to the base weight's dtype; "wide" keeps it in the
+    adapters' (float32 over half precision or quantised weights). Returns what rounding cost.
+    """
+    errors: dict[str, float] = {}
+    total = 0
+    for path, weight in adapted(model).items():
+        weight.merge(None)
+        exact = weight.view.dense()
+        merged = exact.to(weight.base.dtype) if dtype == "base" else exact
+        size = torch.linalg.vector_norm(exact.float()).clamp_min(torch.finfo(torch.float32).tiny)
+        errors[path] = float(torch.linalg.vector_norm(merged.float() - exact.float()) / size)
+        weight.merge(Dense(merged.clone()))
+        total += merged.numel() * merged.element_size()
+    return Merged(errors, total)
+
+
+def unmerge_adapters(model: nn.Module) -> None:
+    """Undo `merge_adapters`: the weights are again, bit for bit, what they were."""
+    for weight in adapted(model).values():
+        weight.merge(None)

@@ -1,0 +1,64 @@
+"""What one method does while its adapter trains, as functions over a shared view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..models import Site
+from ..operators import Operator
+
+
+@dataclass(eq=False)
+class Training:
+    """What a control sees: one adapter's operators by site name, and what it remembers.
+
+    `memory` holds tensors and JSON values, and nothing else may be remembered: it is what a
+    checkpoint stores. `step` counts optimiser steps done; `total` is how many are planned, where
+    that is known. `optimizer` is there from the first step on.
+    """
+
+    model: nn.Module
+    name: str
+    sites: Mapping[str, Site]
+    operators: dict[str, Operator]
+    total: int | None = None
+    step: int = 0
+    optimizer: Optimizer | None = None
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def leaves(self) -> dict[str, nn.Parameter]:
+        """The adapter's own parameters that train now, by "<site>/<leaf>", each once."""
+        found: dict[str, nn.Parameter] = {}
+        seen: set[int] = set()
+        for site, op in self.operators.items():
+            for name, leaf in op.named_parameters():
+                if leaf.requires_grad and id(leaf) not in seen:
+                    seen.add(id(leaf))
+                    found[f"{site}/{name}"] = leaf
+        return found
+
+
+Hook = Callable[[Training], None]
+
+
+@dataclass(frozen=True)
+class Control:
+    """A method's behaviour while training; parts left out do nothing.
+
+    `start` runs once, before the first step, and not again after a resume; `penalty` is added to
+    the loss, a scalar; `before_step` runs when the gradients are there, `after_step` when the
+    optimiser has moved. `learning_rates` maps a leaf's last name ("b") to a factor on the rate.
+    """
+
+    start: Hook | None = None
+    penalty: Callable[[Training], Tensor] | None = None
+    before_step: Hook | None = None
+    after_step: Hook | None = None
+    learning_rates: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,94 @@
+"""Putting adapters beside weights, and counting what that adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from ..adapters.record import adapted
+from ..models import Site, install, read
+from ..operators import Adapted, Base, LowRank, Operator
+from ..operators.counting import count_each
+from ..registry import Adaptation
+from ..report import Report, SiteRow
+
+
+def put_beside(
+    model: nn.Module, name: str, sites: Sequence[Site], recipes: Mapping[str, Adaptation]
+) -> tuple[dict[str, tuple[str, ...]], list[Site]]:
+    """Rewrite each weight and put the result beside it as adapter `name`.
+
+    Returns the leaves that train at each site, and the sites that got an adapter. Nothing is
+    installed until every rewrite has succeeded.
+    """
+    there = {site.name: read(model, site) for site in sites}
+    bases = {n: op.base if isinstance(op, Adapted) else op for n, op in there.items()}
+    seen = {n: Base(op.shape).bind(op) for n, op in bases.items()}
+    chosen = list(sites)
+    for recipe in {id(r): r for r in recipes.values()}.values():
+        if recipe.prepare is not None:
+            own = [s for s in sites if recipes[s.name] is recipe]
+            kept = {s.name for s in recipe.prepare(own, [seen[s.name] for s in own])}
+            chosen = [s for s in chosen if recipes[s.name] is not recipe or s.name in kept]
+    made: dict[str, Operator] = {}
+    for site in chosen:
+        made[site.name] = recipes[site.name].rewrite(seen[site.name], site)
+    trains = {}
+    for site in chosen:
+        op = made[site.name]
+        trains[site.name] = tuple(n for n, leaf in op.named_parameters() if leaf.requires_grad)
+        held = there[site.name]
+        if isinstance(held, Adapted):
+            held.add(name, op)
+        else:
+            weight = Adapted(op, base=bases[site.name], names=(name,), weights=(1.0,))
+            install(model, site, weight)
+    return trains, chosen
+
+
+def count_plan(
+    report: Report, model: nn.Module, sites: Sequence[Site], recipes: Mapping[str, Adaptation]
+) -> None:
+    """Fill a report with what would train and be stored, from shapes alone."""
+    groups: dict[int, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(id(recipes[site.name]), []).append(site)
+    trained = stored = 0
+    for group in groups.values():
+        recipe = recipes[group[0].name]
+        for site in group:
+            own, frozen = recipe.count([site]), recipe.frozen([site])
+            report.sites.append(_row(site, own + frozen, own, (own + frozen) * 4, "planned"))
+        trained += recipe.count(group)
+        stored += recipe.count(group) + recipe.frozen(group)
+    report.totals |= {"sites": len(sites), "trainable": trained, "stored": stored}
+    report.notes.append("dry run: counted by the paper's formula from shapes; nothing was changed")
+
+
+def describe_adapted(report: Report, model: nn.Module, name: str, sites: Sequence[Site]) -> None:
+    """Fill a report with what trains and what is stored at each site."""
+    weights = adapted(model)
+    operators = [weights[site.name].adapter(name) for site in sites]
+    billed: set[int] = set()
+    for site, op, (numel, bytes_) in zip(sites, operators, count_each(operators), strict=True):
+        leaves = {id(p): p.numel() for p in op.parameters() if p.requires_grad}
+        trained = sum(n for key, n in leaves.items() if key not in billed)
+        billed |= set(leaves)
+        row = _row(site, numel, trained, bytes_, type(op).__name__)
+        row.rank = max((m.rank for m in op.modules() if isinstance(m, LowRank)), default=None)
+        report.sites.append(row)
+    report.totals |= {
+        "sites": len(sites),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "stored": sum(row.numel_after for row in report.sites),
+        "stored_bytes": sum(row.bytes_after for row in report.sites),
+    }
+
+
+def _row(site: Site, numel: int, trained: int, bytes_: int, kind: str) -> SiteRow:
+    return SiteRow(
+        name=site.name, role=site.role, layer=site.layer, shape=site.shape,
+        numel_before=site.numel, numel_after=numel, bytes_before=0, bytes_after=bytes_,
+        operator=kind, trainable=trained,
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""W -> W': rewrites that keep the weight and put something trainable beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SiteError
+from ..models import Site
+from ..operators import LowRank, Operator, Scaled, Sum
+from .rewrite import Rewrite
+
+#: What is put beside a weight, of its shape.
+Delta = Callable[[Operator, Site], Operator]
+
+
+def plus(delta: Delta, scale: float = 1.0, needs: frozenset[str] = frozenset()) -> Rewrite:
+    """W -> W + scale * delta."""
+
+    def rewrite(op: Operator, site: Site) -> Operator:
+        added = delta(op, site)
+        return Sum(op, added if scale == 1 else Scaled(added, scale))
+
+    return Rewrite(rewrite, needs)
+
+
+def split(
+    part: Callable[[Operator, Site], LowRank], needs: frozenset[str] = frozenset()
+) -> Rewrite:
+    """W -> (W - P) + P with P = b a trainable: the function is unchanged, and so is W.
+
+    Kept as W - b0 a0 + b a with the start b0 a0 frozen, so that no residual is stored or rounded.
+    """
+
+    def rewrite(op: Operator, site: Site) -> Operator:
+        start = part(op, site)
+        frozen = LowRank(start.b.detach().clone(), start.a.detach().clone())
+        return Sum(op, Scaled(frozen, -1.0), start.requires_grad_(True))
+
+    return Rewrite(rewrite, needs)
+
+
+def zero_low_rank(rank: int, gated: bool = False) -> Delta:
+    """b a of that rank, trainable: a kaiming-uniform, b zero (LoRA's start; reversed at an
+    embedding, whose a is zero and whose b is normal, as in PEFT)."""
+
+    def delta(op: Operator, site: Site) -> LowRank:
+        require_rank(rank, site)
+        out, into = op.shape
+        b, a = zeros(op, out, rank), kaiming(op, site, rank, into)
+        if site.kind == "embedding":
+            b, a = normal(op, site, out, rank), zeros(op, rank, into)
+        gate = trains(torch.ones(rank)) if gated else None
+        return LowRank(b, a, gate)
+
+    return delta
+
+
+def require_rank(rank: int, site: Site) -> None:
+    """Refuse a rank that is no rank of the site."""
+    if not 1 <= rank <= min(site.shape):
+        raise SiteError(
+            site.where,
+            f"rank {rank} is outside 1 to {min(site.shape)}",
+            "Ask for a rank in that range, or give this target one of its own: "
+            "targets={'name': {'rank': ...}}.",
+        )
+
+
+def leaf_dtype(op: Operator) -> torch.dtype:
+    """What an adapter's leaves are kept in: float32 over half precision, as PEFT does."""
+    return torch.float32 if op.dtype in (torch.float16, torch.bfloat16) else op.dtype
+
+
+def trains(tensor: Tensor) -> nn.Parameter:
+    """A leaf that trains."""
+    return nn.Parameter(tensor)
+
+
+def zeros(op: Operator, *shape: int) -> nn.Parameter:
+    """A trainable leaf of zeros, in the adapter's dtype and on the weight's device."""
+    return trains(torch.zeros(*shape, dtype=leaf_dtype(op), device=op.device))
+
+
+def ones(op: Operator, *shape: int) -> nn.Parameter:
+    """A trainable leaf of ones."""
+    return trains(torch.ones(*shape, dtype=leaf_dtype(op), device=op.device))
+
+
+def normal(op: Operator, site: Site, *shape: int, std: float = 1.0) -> nn.Parameter:
+    """A trainable leaf of normal numbers, drawn from the site's generator."""
+    drawn = torch.randn(*shape, generator=site.draws()) * std
+    return trains(drawn.to(op.device, leaf_dtype(op)))
+
+
+def kaiming(op: Operator, site: Site, *shape: int) -> nn.Parameter:
+    """A trainable leaf, uniform within 1 / sqrt(fan-in): nn.Linear's start, drawn by the site."""
+    bound = 1 / math.sqrt(shape[-1])
+    drawn = torch.rand(*shape, generator=site.draws()) * (2 * bound) - bound
+    return trains(drawn.to(op.device, leaf_dtype(op)))

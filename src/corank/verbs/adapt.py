@@ -1,0 +1,170 @@
+"""`corank.adapt`: put trainable adapters beside a model's weights, by any registered method."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..adapters import activate
+from ..adapters.record import Adapter, adapters
+from ..calibration import batches, collect, load_statistics, save_statistics
+from ..engine.adapting import count_plan, describe_adapted, put_beside
+from ..engine.summary import model_sizes
+from ..engine.transaction import unchanged_on_error
+from ..errors import DataError
+from ..io import attach
+from ..models import Site, find_sites, require_finite, survey
+from ..registry import Adaptation, find_method
+from ..report import Report, versions
+
+
+def adapt(
+    model: nn.Module,
+    method: str,
+    *,
+    targets: Any = "all-linear",
+    layers: Sequence[int] | None = None,
+    name: str = "default",
+    modules_to_save: Sequence[str] = (),
+    data: Any = None,
+    tokenizer: Any = None,
+    sequence_length: int = 256,
+    count: int | None = None,
+    batch_size: int = 8,
+    loss: Callable[[nn.Module, Any], Any] | None = None,
+    statistics: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    dry_run: bool = False,
+    **params: Any,
+) -> Report:
+    """Put an adapter beside the targeted weights of `model`, in place; only its leaves train.
+
+    method: a key of `corank.methods()` of area "adapt"; `params` are its own parameters.
+    targets: as for `corank.compress`: "all-linear", "attention", "mlp", "all", name endings,
+        "re:REGEX", or a dict of name -> this target's own parameters (None skips).
+    layers: only these block indices.
+    name: of the adapter. A model can carry several: the new one acts and trains, the others are
+        switched off until `corank.adapters.activate` combines them.
+    modules_to_save: endings of module names that train in full beside the adapter (a new head).
+    data, tokenizer, sequence_length, count, batch_size, loss, statistics: calibration, for
+        methods that start from statistics; as for `corank.compress`.
+    seed: of everything random; a start depends on neither the order of sites nor the device.
+    dry_run: count only; needs no weights, so a model on the meta device will do.
+
+    The weights themselves never change. Returns a Report with, for each site, what trains and what
+    is stored. On an error the model is as it was. Raises ValueError (SiteError, DataError).
+    """
+    registered = find_method(method, "adapt")
+    recipe: Adaptation = registered.recipe(params)
+    sites = _sites(model, targets, layers, seed)
+    recipes = {s.name: registered.recipe({**params, **s.overrides}) if s.overrides else recipe
+               for s in sites}  # fmt: skip
+    seconds = {"calibration": 0.0, "start": 0.0}
+    report = Report(
+        "adapt", method,
+        parameters=params | {"name": name, "seed": seed},
+        refused={r.name: r.reason for r in survey(model, seed)[1]},
+        seconds=seconds, versions=versions(),
+    )  # fmt: skip
+    before = model_sizes(model)
+    if dry_run:
+        count_plan(report, model, sites, recipes)
+        report.totals |= {f"model_{unit}_before": n for unit, n in before.items()}
+        return report
+    if name in adapters(model):
+        raise ValueError(
+            f"the model already carries an adapter {name!r}: give name=, or delete it first"
+        )
+    for site in sites:
+        require_finite(model, site)
+    needs = frozenset[str]().union(*(r.rewrite.needs | r.needs for r in recipes.values()))
+    saved = _named_modules(model, modules_to_save)
+    with unchanged_on_error(model, sites):
+        if needs:
+            started = perf_counter()
+            _calibrate(
+                model, method, sites, needs, data, loss, statistics, report,
+                tokenizer=tokenizer, sequence_length=sequence_length, count=count,
+                batch_size=batch_size,
+            )  # fmt: skip
+            seconds["calibration"] = perf_counter() - started
+        started = perf_counter()
+        with torch.no_grad():
+            operators, chosen = put_beside(model, name, sites, recipes)
+        model.requires_grad_(False)
+        also = [p for r in {id(r): r for r in recipes.values()}.values() if r.also is not None
+                for p in r.also(model, chosen)]  # fmt: skip
+        names = {id(p): n for n, p in model.named_parameters()}
+        adapters(model)[name] = Adapter(
+            name, method, dict(params), targets, seed,
+            sites={site.name: site for site in chosen},
+            recipe=recipe,
+            also=(*(names[id(p)] for p in also), *saved),
+            trains=operators,
+        )  # fmt: skip
+        activate(model, name)
+        seconds["start"] = perf_counter() - started
+    for site in sites:
+        site.stats.clear()
+        site.pool.clear()
+    attach(model)
+    describe_adapted(report, model, name, chosen)
+    report.totals |= {f"model_{unit}_before": n for unit, n in before.items()}
+    report.totals |= {f"model_{unit}_after": n for unit, n in model_sizes(model).items()}
+    return report
+
+
+def _sites(model: nn.Module, targets: Any, layers: Sequence[int] | None, seed: int) -> list[Site]:
+    sites = find_sites(model, targets, seed)
+    if layers is not None:
+        there = sorted({s.layer for s in sites if s.layer is not None})
+        missing = sorted(set(layers) - set(there))
+        if missing:
+            raise ValueError(f"no targeted site is in layer {missing}: they are in {there}")
+        sites = [s for s in sites if s.layer in set(layers)]
+    if not sites:
+        raise ValueError("no site was targeted: see corank.models.find_sites")
+    return sites
+
+
+def _named_modules(model: nn.Module, endings: Sequence[str]) -> list[str]:
+    """The names of the parameters of every module that ends so."""
+    found: list[str] = []
+    for ending in endings:
+        modules = [n for n, _ in model.named_modules() if n == ending or n.endswith("." + ending)]
+        if not modules:
+            raise ValueError(f"modules_to_save: no module's name ends in {ending!r}")
+        found += [
+            f"{path}.{leaf}"
+            for path in modules
+            for leaf, _ in model.get_submodule(path).named_parameters()
+        ]
+    return found
+
+
+def _calibrate(
+    model: nn.Module,
+    method: str,
+    sites: list[Site],
+    needs: frozenset[str],
+    data: Any,
+    loss: Any,
+    statistics: str | os.PathLike[str] | None,
+    report: Report,
+    **reading: Any,
+) -> None:
+    if statistics is not None and Path(statistics).is_file():
+        load_statistics(model, sites, statistics, needs)
+        return
+    if data is None:
+        wanted = ", ".join(sorted(needs))
+        raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
+    report.notes += collect(model, sites, needs, batches(data, **reading), loss=loss)
+    if statistics is not None:
+        save_statistics(model, sites, statistics)

@@ -1,0 +1,73 @@
+"""A small model for every adapter: tall, wide and square weights, data, and parameters that fit."""
+
+import torch
+from torch import nn
+
+import corank
+from corank.adapters import adapted
+from corank.models import find_sites
+
+#: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
+PARAMETERS: dict[str, dict] = {}
+
+
+def small_model(seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(16, 36), nn.Tanh(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 20)
+    )
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+    return model.to(dtype)
+
+
+def batches(count=6, rows=32, dtype=torch.float64, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.logspace(0, 1, 16)
+    return [(torch.randn(rows, 16, generator=generator) * scales).to(dtype) for _ in range(count)]
+
+
+def loss(model, batch):
+    return (model(batch[0] if isinstance(batch, (tuple, list)) else batch) - 1).square().mean()
+
+
+def adapt(method, model=None, dtype=torch.float64, **options):
+    """(model, its report) with an adapter of `method` at every weight."""
+    model = small_model(dtype=dtype) if model is None else model
+    recipe = method.recipe(PARAMETERS.get(method.key, {}))
+    needs = recipe.rewrite.needs | recipe.needs
+    given = {"data": batches(dtype=dtype), "loss": loss} if needs else {}
+    options = PARAMETERS.get(method.key, {}) | given | options
+    return model, corank.adapt(model, method.key, **options)
+
+
+def operators(model, name="default"):
+    """Site name -> the adapter's operator there."""
+    return {path: weight.adapter(name) for path, weight in adapted(model).items()}
+
+
+def leaves(op):
+    """The leaves of an operator by their last name; a second "b" is "b_1"."""
+    found = {}
+    for path, leaf in (*op.named_parameters(), *op.named_buffers()):
+        name, number = path.rpartition(".")[2], 0
+        key = name
+        while key in found:
+            number += 1
+            key = f"{name}_{number}"
+        found[key] = leaf
+    return found
+
+
+def stir(model, scale=0.1, seed=2):
+    """Move every leaf that trains, so that nothing is at its start."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                drawn = torch.randn(parameter.shape, generator=generator)
+                parameter.add_((scale * drawn).to(parameter))
+
+
+def sites_of(model):
+    return find_sites(model)
