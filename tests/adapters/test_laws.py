@@ -203,7 +203,7 @@ def test_training_resumes_exactly(method):
     model, _ = adapt(method)
     control, optimizer = start(model)
     run(model, control, optimizer, range(5))
-    kept = copy.deepcopy((model.state_dict(), control.state_dict(), optimizer.state_dict()))
+    kept = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     trains = [p.requires_grad for p in model.parameters()]
     run(model, control, optimizer, range(5, 12))
     again, _ = adapt(method)
@@ -211,8 +211,7 @@ def test_training_resumes_exactly(method):
     again.load_state_dict(kept[0])
     for parameter, flag in zip(again.parameters(), trains, strict=True):
         parameter.requires_grad_(flag)
-    control.load_state_dict(kept[1])
-    optimizer.load_state_dict(kept[2])
+    optimizer.load_state_dict(kept[1])
     run(again, control, optimizer, range(5, 12))
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name

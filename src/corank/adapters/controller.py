@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from typing import Any, final
@@ -13,7 +14,11 @@ from torch.optim import Optimizer
 from ..control import Control, Training
 from ..errors import SiteError
 from .active import active
+from .callback import trainer_callback
 from .record import adapted, find_adapter
+
+#: Where an optimiser's state dict holds the controller's: load_state_dict keeps a group's entries.
+_KEY = "corank_controller"
 
 
 @final
@@ -52,9 +57,13 @@ class Controller:
         """Act at every `optimizer.step()`, without anything else in the loop.
 
         penalties: add the gradient of the penalties just before the step, after any clipping.
+
+        The controller's state travels in the optimiser's: whoever saves and loads that, in any
+        order with this call, resumes exactly.
         """
         for training, _ in self._parts:
             training.optimizer = optimizer
+        self._take(optimizer)
         self.start()
 
         def before(*_: Any) -> None:
@@ -63,7 +72,17 @@ class Controller:
             self.before_step()
 
         optimizer.register_step_pre_hook(before)
+        def give(_: Optimizer, state: dict[str, Any]) -> None:
+            state["param_groups"][0][_KEY] = self.state_dict()
+
         optimizer.register_step_post_hook(lambda *_: self.step())
+        optimizer.register_state_dict_post_hook(give)
+        optimizer.register_load_state_dict_post_hook(self._take)
+
+    def _take(self, optimizer: Optimizer) -> None:
+        state = optimizer.param_groups[0].pop(_KEY, None)
+        if state is not None:
+            self.load_state_dict(state)
 
     def start(self) -> None:
         """Run what comes before the first step; once, and not after a resume."""
@@ -125,12 +144,21 @@ class Controller:
             for factor, leaves in groups.items()
         ]
 
+    def plan(self, total_steps: int) -> None:
+        """How many optimiser steps there will be, for methods with a schedule."""
+        for training, _ in self._parts:
+            training.total = total_steps
+
+    def callback(self) -> Any:
+        """A callback for transformers' Trainer that does all of this, and resumes exactly."""
+        return trainer_callback(self)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and JSON values from which `load_state_dict` goes on exactly."""
         return {
             training.name: {
                 "step": training.step,
-                "memory": training.memory,
+                "memory": copy.deepcopy(training.memory),
                 "generator": training.generator.get_state(),
             }
             for training, _ in self._parts

@@ -1,0 +1,28 @@
+"""The controller as a callback of transformers' Trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .controller import Controller
+
+
+def trainer_callback(controller: Controller) -> Any:
+    """A TrainerCallback that attaches `controller` to the Trainer's optimiser."""
+    from transformers import TrainerCallback
+
+    class Callback(TrainerCallback):  # type: ignore[misc]
+        """Plan the steps and attach when training begins."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            controller.plan(state.max_steps)
+            controller.attach(_innermost(kwargs["optimizer"]))
+
+    return Callback()
+
+
+def _innermost(optimizer: Any) -> Any:
+    while hasattr(optimizer, "optimizer"):  # accelerate wraps it, and forwards step()
+        optimizer = optimizer.optimizer
+    return optimizer

@@ -1,0 +1,166 @@
+"""Adapters in transformers' Trainer, killed and resumed; autocast, checkpointing, torch.compile."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import corank
+from corank.adapters import adapted, disabled
+from corank.errors import SiteError
+from tests.verbs.models import tiny_llama, tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+METHODS = ["lora", "dora", "pissa"]
+
+
+def adapted_llama(method="lora"):
+    model = tiny_llama(attention_dropout=0.1)
+    corank.adapt(model, method, rank=4, targets=["q_proj", "v_proj", "down_proj"])
+    return model
+
+
+def trainer(model, folder, steps=6, **options):
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"input_ids": r, "labels": r} for b in tokens(8) for r in b["input_ids"]]
+    arguments = TrainingArguments(
+        str(folder), max_steps=steps, per_device_train_batch_size=4, save_steps=2,
+        learning_rate=1e-2, report_to=[], use_cpu=True, disable_tqdm=True, **options,
+    )  # fmt: skip
+    callbacks = [corank.controller(model).callback()]
+    return Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
+
+
+def require_equal(one, two):
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trainer_trains_only_the_adapter_and_resumes_exactly(tmp_path, method):
+    model = adapted_llama(method)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    trainer(model, tmp_path).train()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {n for n, p in model.named_parameters() if p.requires_grad}
+    again = adapted_llama(method)
+    trainer(again, tmp_path / "b").train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    require_equal(model, again)
+
+
+KILLED = """
+import sys, time, torch, corank
+from transformers import TrainerCallback
+from tests.adapters.test_training import adapted_llama, trainer
+class Slow(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        print(state.global_step, flush=True)
+        time.sleep(0.2)
+made = trainer(adapted_llama(), sys.argv[1])
+made.add_callback(Slow())
+made.train()
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    model = adapted_llama()
+    trainer(model, tmp_path / "whole").train()
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "cut")], stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.strip() == "3":
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    again = adapted_llama()
+    trainer(again, tmp_path / "cut").train(resume_from_checkpoint=True)
+    require_equal(model, again)
+
+
+def train(model, steps=4):
+    control = corank.controller(model, total_steps=8)
+    optimizer = torch.optim.Adam(control.parameter_groups(1e-2))
+    control.attach(optimizer)
+    losses = []
+    for _ in range(steps):
+        ids = tokens(1)[0]["input_ids"]
+        loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_checkpointing_gives_the_same_gradients(method):
+    plain = adapted_llama(method)
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.gradient_checkpointing_enable()
+    checkpointed.enable_input_require_grads()
+    torch.testing.assert_close(train(plain), train(checkpointed))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_trains_wide_leaves(method):
+    model = adapted_llama(method)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = train(model)
+    assert losses[-1] < losses[0]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in trained)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_half_precision_model_trains(method):
+    model = tiny_llama().bfloat16()
+    corank.adapt(model, method, rank=4)
+    losses = train(model)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_forward_compiles_without_a_graph_break(method):
+    torch._dynamo.reset()
+    layer = adapted_llama(method).model.layers[0].self_attn.q_proj
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x), layer(x))
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing():
+    model = adapted_llama()
+    control = corank.controller(model)
+    optimizer = torch.optim.Adam(control.parameter_groups(1e-2))
+    control.attach(optimizer)
+    before = copy.deepcopy(model.state_dict())
+    ids = tokens(1)[0]["input_ids"]
+    (model(input_ids=ids, labels=ids).loss * float("nan")).backward()
+    with pytest.raises(SiteError, match=r"layers\.0.*NaN or infinite at step 0.*learning rate"):
+        optimizer.step()
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+def test_a_state_of_other_adapters_is_refused():
+    model, other = adapted_llama(), tiny_llama()
+    corank.adapt(other, "lora", name="another")
+    with pytest.raises(ValueError, match=r"adapters \['another'\], not \['default'\]"):
+        corank.controller(model).load_state_dict(corank.controller(other).state_dict())
+
+
+def test_wrapping_leaves_the_function_and_no_trace_when_deleted():
+    model, bare = adapted_llama(), tiny_llama(attention_dropout=0.1)
+    train(model)
+    ids = tokens(1)[0]["input_ids"]
+    model.eval()
+    with disabled(model):
+        assert torch.equal(model(ids).logits, bare(ids).logits)
+    corank.adapters.delete(model, "default")
+    assert not adapted(model)
+    assert torch.equal(model(ids).logits, bare(ids).logits)
+    assert list(model.state_dict()) == list(bare.state_dict())
