@@ -9,6 +9,7 @@ from torch import nn
 
 from ..models import Site, densify, install, module_at
 from ..operators import Adapted, Dense
+from .own import require_apart, switch
 from .record import adapted, adapters, find_adapter
 
 
@@ -20,11 +21,13 @@ def activate(model: nn.Module, weights: str | Sequence[str] | Mapping[str, float
     Raises ValueError for an unknown name.
     """
     wanted = _weights(weights)
-    for name in wanted:
-        find_adapter(model, name)
+    require_apart(find_adapter(model, name) for name in wanted)
     for weight in adapted(model).values():
         weight.activate(wanted)
-    for name in adapters(model):
+    for held in adapters(model).values():
+        switch(model, held, on=False)
+    for name, held in adapters(model).items():
+        switch(model, held, on=name in wanted)
         train(model, name, name in wanted)
 
 
@@ -41,11 +44,16 @@ def disabled(model: nn.Module) -> Iterator[None]:
     """A block in which no adapter acts."""
     there = list(adapted(model).values())
     before = [weight.disabled for weight in there]
+    own = [held for held in adapters(model).values() if held.in_place]
     for weight in there:
         weight.disable(True)
+    for held in own:
+        switch(model, held, on=False)
     try:
         yield
     finally:
+        for held in own:
+            switch(model, held, on=True)
         for weight, was in zip(there, before, strict=True):
             weight.disable(was)
 
@@ -57,7 +65,11 @@ def select(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     The batch is the first axis. Raises ValueError for an unknown name.
     """
     for name in {n for n in names if n is not None}:
-        find_adapter(model, name)
+        if find_adapter(model, name).also:
+            raise ValueError(
+                f"adapter {name!r} trains parameters of the model itself, which every row shares: "
+                "activate it instead"
+            )
     there = list(adapted(model).values())
     for weight in there:
         weight.selection = tuple(names)
@@ -71,6 +83,7 @@ def select(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
 def delete(model: nn.Module, name: str) -> None:
     """Take an adapter off the model; a weight left with none becomes the plain module again."""
     held = find_adapter(model, name)
+    switch(model, held, on=False)
     for path, weight in adapted(model).items():
         if name in weight.names:
             weight.remove(name)

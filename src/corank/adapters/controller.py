@@ -72,6 +72,7 @@ class Controller:
             self.before_step()
 
         optimizer.register_step_pre_hook(before)
+
         def give(_: Optimizer, state: dict[str, Any]) -> None:
             state["param_groups"][0][_KEY] = self.state_dict()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import unknown
 from ..models import Site
@@ -28,6 +28,8 @@ class Adapter:
     sites: dict[str, Site]
     recipe: Adaptation
     also: tuple[str, ...] = ()  #: parameters of the model itself that train with it
+    kept: dict[str, Tensor] = field(default_factory=dict)  #: their values that are not in place
+    in_place: bool = True  #: whether those in place are the adapter's
     trains: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: site -> leaves that train
 
 

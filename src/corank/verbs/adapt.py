@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..adapters import activate
+from ..adapters.own import keep, switch
 from ..adapters.record import Adapter, adapters
 from ..calibration import batches, collect, load_statistics, save_statistics
 from ..engine.adapting import count_plan, describe_adapted, put_beside
@@ -101,13 +102,16 @@ def adapt(
         also = [p for r in {id(r): r for r in recipes.values()}.values() if r.also is not None
                 for p in r.also(model, chosen)]  # fmt: skip
         names = {id(p): n for n, p in model.named_parameters()}
-        adapters(model)[name] = Adapter(
+        for held in adapters(model).values():
+            switch(model, held, on=False)
+        adapters(model)[name] = held = Adapter(
             name, method, dict(params), targets, seed,
             sites={site.name: site for site in chosen},
             recipe=recipe,
             also=(*(names[id(p)] for p in also), *saved),
             trains=operators,
         )  # fmt: skip
+        keep(model, held)
         activate(model, name)
         seconds["start"] = perf_counter() - started
     for site in sites:
