@@ -104,9 +104,8 @@ def train(model: nn.Module, name: str, on: bool = True) -> None:
     held = find_adapter(model, name)
     for path, weight in adapted(model).items():
         if name in weight.names:
-            meant = held.trains.get(path, ())
-            for leaf_name, leaf in weight.adapter(name).named_parameters():
-                leaf.requires_grad_(on and leaf_name in meant)
+            for leaf_name in held.trains.get(path, ()):
+                weight.adapter(name).get_parameter(leaf_name).requires_grad_(on)
     for parameter_name in held.also:
         model.get_parameter(parameter_name).requires_grad_(on)
 

@@ -12,7 +12,7 @@ def trainer_callback(controller: Controller) -> Any:
     """A TrainerCallback that attaches `controller` to the Trainer's optimiser."""
     from transformers import TrainerCallback
 
-    class Callback(TrainerCallback):  # type: ignore[misc]
+    class Callback(TrainerCallback):
         """Plan the steps and attach when training begins."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from ..adapters.record import adapted
-from ..models import Site, install, read
+from ..models import Site, install
 from ..operators import Adapted, Base, LowRank, Operator
 from ..operators.counting import count_each
 from ..registry import Adaptation
@@ -15,15 +14,20 @@ from ..report import Report, SiteRow
 
 
 def put_beside(
-    model: nn.Module, name: str, sites: Sequence[Site], recipes: Mapping[str, Adaptation]
-) -> tuple[dict[str, tuple[str, ...]], list[Site]]:
+    model: nn.Module,
+    name: str,
+    sites: Sequence[Site],
+    there: Mapping[str, Operator],
+    recipes: Mapping[str, Adaptation],
+) -> dict[str, Operator]:
     """Rewrite each weight and put the result beside it as adapter `name`.
 
-    Returns the leaves that train at each site, and the sites that got an adapter. Nothing is
-    installed until every rewrite has succeeded.
+    there: what stands at each site. Returns the adapter's operator at each site that got one.
+    Nothing is installed until every rewrite has succeeded.
     """
-    there = {site.name: read(model, site) for site in sites}
     bases = {n: op.base if isinstance(op, Adapted) else op for n, op in there.items()}
+    for op in bases.values():
+        op.requires_grad_(False)
     seen = {n: Base(op.shape).bind(op) for n, op in bases.items()}
     chosen = list(sites)
     for recipe in {id(r): r for r in recipes.values()}.values():
@@ -34,17 +38,14 @@ def put_beside(
     made: dict[str, Operator] = {}
     for site in chosen:
         made[site.name] = recipes[site.name].rewrite(seen[site.name], site)
-    trains = {}
     for site in chosen:
-        op = made[site.name]
-        trains[site.name] = tuple(n for n, leaf in op.named_parameters() if leaf.requires_grad)
-        held = there[site.name]
+        op, held = made[site.name], there[site.name]
         if isinstance(held, Adapted):
             held.add(name, op)
         else:
             weight = Adapted(op, base=bases[site.name], names=(name,), weights=(1.0,))
             install(model, site, weight)
-    return trains, chosen
+    return made
 
 
 def count_plan(
@@ -66,10 +67,11 @@ def count_plan(
     report.notes.append("dry run: counted by the paper's formula from shapes; nothing was changed")
 
 
-def describe_adapted(report: Report, model: nn.Module, name: str, sites: Sequence[Site]) -> None:
-    """Fill a report with what trains and what is stored at each site."""
-    weights = adapted(model)
-    operators = [weights[site.name].adapter(name) for site in sites]
+def describe_adapted(
+    report: Report, sites: Sequence[Site], made: Mapping[str, Operator], also: int
+) -> None:
+    """Fill a report with what trains and is stored at each site; `also` numbers train elsewhere."""
+    operators = [made[site.name] for site in sites]
     billed: set[int] = set()
     for site, op, (numel, bytes_) in zip(sites, operators, count_each(operators), strict=True):
         leaves = {id(p): p.numel() for p in op.parameters() if p.requires_grad}
@@ -80,7 +82,7 @@ def describe_adapted(report: Report, model: nn.Module, name: str, sites: Sequenc
         report.sites.append(row)
     report.totals |= {
         "sites": len(sites),
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable": sum(row.trainable or 0 for row in report.sites) + also,
         "stored": sum(row.numel_after for row in report.sites),
         "stored_bytes": sum(row.bytes_after for row in report.sites),
     }

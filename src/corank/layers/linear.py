@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,7 +68,7 @@ _APPLY: Rules = {}
 def apply(op: Operator, x: Tensor, bias: Tensor | None) -> Tensor:
     """op(x) + bias, in the dtype of op(x) so that autocast's stays; fused where it can be."""
     fused = _APPLY.get(type(op))
-    if bias is None or fused is None or hasattr(op, "_hf_hook"):
+    if fused is None or hasattr(op, "_hf_hook"):
         y: Tensor = op(x)  # accelerate fetches an offloaded leaf in the operator's own forward
         return y if bias is None else y + bias.to(y.dtype)
     out: Tensor = fused(op, x, bias)
@@ -75,17 +76,17 @@ def apply(op: Operator, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @rule(_APPLY, Dense)
-def _apply_dense(op: Dense, x: Tensor, bias: Tensor) -> Tensor:
+def _apply_dense(op: Dense, x: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, op.weight, bias)
 
 
 @rule(_APPLY, LowRank)
-def _apply_low_rank(op: LowRank, x: Tensor, bias: Tensor) -> Tensor:
+def _apply_low_rank(op: LowRank, x: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(op.latent(x), op.b, bias)
 
 
 @rule(_APPLY, Sum)
-def _apply_sum(op: Sum, x: Tensor, bias: Tensor) -> Tensor:
+def _apply_sum(op: Sum, x: Tensor, bias: Tensor | None) -> Tensor:
     first, *others = op.operators
     y = apply(first, x, bias)
     for term in others:
@@ -94,14 +95,21 @@ def _apply_sum(op: Sum, x: Tensor, bias: Tensor) -> Tensor:
 
 
 @rule(_APPLY, Base)
-def _apply_base(op: Base, x: Tensor, bias: Tensor) -> Tensor:
+def _apply_base(op: Base, x: Tensor, bias: Tensor | None) -> Tensor:
     dtype = x.dtype if autocasts(x.device) else op.bound.dtype
     y = apply(op.bound, x.to(dtype), bias)
     return y if dtype == x.dtype else y.to(x.dtype)
 
 
 @rule(_APPLY, Adapted)
-def _apply_adapted(op: Adapted, x: Tensor, bias: Tensor) -> Tensor:
+def _apply_adapted(op: Adapted, x: Tensor, bias: Tensor | None) -> Tensor:
+    if op.plain is not None and op.selection is None:
+        dense, low, scale = op.plain
+        y, z = F.linear(x, dense.weight, bias), F.linear(x, low.a)
+        if y.ndim == 2:
+            return torch.addmm(y, z, low.b.mT, alpha=scale)
+        rows = y.view(-1, y.shape[-1])
+        return torch.addmm(rows, z.view(-1, z.shape[-1]), low.b.mT, alpha=scale).view(y.shape)
     return op.through(lambda view, x: apply(view, x, bias), x)
 
 

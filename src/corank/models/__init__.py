@@ -6,7 +6,7 @@ from .kinds import Refused
 from .places import densify, install, is_rewritten, module_at, read, read_bias, require_finite
 from .site import Site
 from .snapshot import snapshot
-from .targets import Targets, find_sites
+from .targets import Targets, choose_sites, find_sites
 
 __all__ = [
     "Refused",
@@ -14,6 +14,7 @@ __all__ = [
     "Stack",
     "Targets",
     "blocks",
+    "choose_sites",
     "densify",
     "find_sites",
     "install",

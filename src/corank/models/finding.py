@@ -69,20 +69,20 @@ class _Weight:
 def _weights(model: nn.Module) -> tuple[list[_Weight], list[Refused]]:
     found: list[_Weight] = []
     refused: list[Refused] = []
-    inside: list[str] = []  # what stands in a layer or a refused module is not looked into
+    inside = "."  # what stands in a layer or a refused module is not looked into
     for path, module in model.named_modules(remove_duplicate=False):
-        if any(path.startswith(prefix) for prefix in inside):
+        if path.startswith(inside):
             continue
         try:
             kind = kind_of(module)
         except RefusedModule as refusal:
             refused.append(Refused(path, str(refusal)))
             if refusal.whole:
-                inside.append(path + ".")
+                inside = path + "."
             continue
         if kind is not None:
             found.append(_Weight(path, module, kind, _identity(module, kind)))
-            inside.append(path + ".")
+            inside = path + "."
     return found, refused
 
 

@@ -129,7 +129,11 @@ def require_finite(model: nn.Module, site: Site) -> None:
     Raises SiteError for NaN or infinite values, for integer weights and for the meta device,
     naming the site and the remedy.
     """
-    op = read(model, site)
+    require_finite_leaves(read(model, site), site)
+
+
+def require_finite_leaves(op: Operator, site: Site) -> None:
+    """Refuse an operator whose leaves cannot be computed with; see `require_finite`."""
     for name, leaf in (*op.named_parameters(), *op.named_buffers()):
         if leaf.is_meta:
             raise SiteError(

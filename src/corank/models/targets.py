@@ -32,7 +32,11 @@ def find_sites(model: nn.Module, targets: Targets = "all-linear", seed: int = 0)
     A tied weight is found under each of its names. Raises ValueError for a target that matches
     nothing, with the nearest names; SiteError where a target names a weight that is refused.
     """
-    sites, refused = survey(model, seed)
+    return choose_sites(*survey(model, seed), targets)
+
+
+def choose_sites(sites: list[Site], refused: list[Refused], targets: Targets) -> list[Site]:
+    """Those of a survey's sites that `targets` names; see `find_sites`."""
     if isinstance(targets, Mapping):
         chosen: dict[str, Mapping[str, Any]] = {}
         for target, overrides in targets.items():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import Base
 from .dense import Dense
+from .low_rank import LowRank
 from .operator import Operator
 from .precision import autocasts
 from .scaled import Scaled
@@ -119,6 +120,11 @@ class Adapted(Operator):
     def flops(self, tokens: int) -> int:
         return self.view.flops(tokens)
 
+    @property
+    def plain(self) -> tuple[Dense, LowRank, float] | None:
+        """(W, b a, s) where the active sum is W + s b a, nothing else; the case to be quick in."""
+        return self._plain
+
     def refresh(self) -> None:
         """Compose `view` again, after adapters came, went or were replaced."""
         if self.merged is not None and not self.disabled:
@@ -126,8 +132,12 @@ class Adapted(Operator):
         else:
             weights = () if self.disabled else self.weights
             self._view = (self._combine(dict(zip(self.names, weights, strict=False))),)
+        self._plain = _as_plain(self.base, self._view[0])
 
     def _combine(self, weights: Mapping[str, float]) -> Operator:
+        chosen = [name for name, weight in weights.items() if weight != 0]
+        if len(chosen) == 1 and weights[chosen[0]] == 1:
+            return self.adapter(chosen[0])
         whole, kept, terms = Base(self.shape).bind(self.base), 1.0, list[Operator]()
         for name, weight in weights.items():
             if weight == 0:
@@ -162,7 +172,7 @@ class Adapted(Operator):
         if op.shape != self.shape:
             raise ValueError(f"an adapter of {op.shape} does not fit a weight of {self.shape}")
         for module in op.modules():
-            if isinstance(module, Base):
+            if isinstance(module, Base) and module._referent is not self.base:
                 module.bind(self.base)
 
 
@@ -173,6 +183,17 @@ def additions(op: Operator) -> Sequence[Operator] | None:
     if isinstance(op, Sum) and isinstance(op.operators[0], Base):
         return list(op.operators)[1:]
     return None
+
+
+def _as_plain(base: Operator, view: Operator) -> tuple[Dense, LowRank, float] | None:
+    added = additions(view)
+    if added is None or len(added) != 1 or not isinstance(base, Dense):
+        return None
+    scaled = added[0]
+    term, scale = (scaled.operator, scaled.scale) if isinstance(scaled, Scaled) else (scaled, 1.0)
+    if not isinstance(term, LowRank) or term.gate is not None or term.mask is not None:
+        return None
+    return (base, term, scale) if term.dtype == base.dtype else None
 
 
 def _apply(op: Operator, x: Tensor) -> Tensor:

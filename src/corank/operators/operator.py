@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,12 @@ class Operator(nn.Module, ABC):
                 seen.add(id(leaf))
                 yield leaf, numbers.get(name, leaf.numel())
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (tuple, bool, int, float, str)):
+            object.__setattr__(self, name, value)  # nn.Module would look for what to register
+        else:
+            super().__setattr__(name, value)
+
     @property
     def _referent(self) -> Operator | None:
         """The operator that one without leaves refers to."""
@@ -72,6 +78,9 @@ class Operator(nn.Module, ABC):
     @final
     def dtype(self) -> torch.dtype:
         """The dtype of the first floating point leaf."""
+        for own in self._parameters.values():
+            if own is not None:
+                return own.dtype
         for leaf, _ in self._stored():
             if leaf.is_floating_point():
                 return leaf.dtype

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,15 +16,19 @@ from ..adapters.own import keep, switch
 from ..adapters.record import Adapter, adapters
 from ..calibration import batches, collect, load_statistics, save_statistics
 from ..engine.adapting import count_plan, describe_adapted, put_beside
+from ..engine.building import without_collection
 from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..io import attach
-from ..models import Site, find_sites, require_finite, survey
+from ..models import Site, choose_sites, read, survey
+from ..models.places import require_finite_leaves
+from ..operators import Operator
 from ..registry import Adaptation, find_method
 from ..report import Report, versions
 
 
+@without_collection
 def adapt(
     model: nn.Module,
     method: str,
@@ -63,14 +67,15 @@ def adapt(
     """
     registered = find_method(method, "adapt")
     recipe: Adaptation = registered.recipe(params)
-    sites = _sites(model, targets, layers, seed)
+    every, left_out = survey(model, seed)
+    sites = _in_layers(choose_sites(every, left_out, targets), layers)
     recipes = {s.name: registered.recipe({**params, **s.overrides}) if s.overrides else recipe
                for s in sites}  # fmt: skip
     seconds = {"calibration": 0.0, "start": 0.0}
     report = Report(
         "adapt", method,
         parameters=params | {"name": name, "seed": seed},
-        refused={r.name: r.reason for r in survey(model, seed)[1]},
+        refused={r.name: r.reason for r in left_out},
         seconds=seconds, versions=versions(),
     )  # fmt: skip
     before = model_sizes(model)
@@ -82,8 +87,9 @@ def adapt(
         raise ValueError(
             f"the model already carries an adapter {name!r}: give name=, or delete it first"
         )
+    there = {site.name: read(model, site) for site in sites}
     for site in sites:
-        require_finite(model, site)
+        require_finite_leaves(there[site.name], site)
     needs = frozenset[str]().union(*(r.rewrite.needs | r.needs for r in recipes.values()))
     saved = _named_modules(model, modules_to_save)
     with unchanged_on_error(model, sites):
@@ -96,36 +102,52 @@ def adapt(
             )  # fmt: skip
             seconds["calibration"] = perf_counter() - started
         started = perf_counter()
-        with torch.no_grad():
-            operators, chosen = put_beside(model, name, sites, recipes)
         model.requires_grad_(False)
-        also = [p for r in {id(r): r for r in recipes.values()}.values() if r.also is not None
-                for p in r.also(model, chosen)]  # fmt: skip
-        names = {id(p): n for n, p in model.named_parameters()}
-        for held in adapters(model).values():
-            switch(model, held, on=False)
+        with torch.no_grad():
+            made = put_beside(model, name, sites, there, recipes)
+        chosen = [site for site in sites if site.name in made]
+        also = [*saved, *_also(model, chosen, recipes)]
+        for other in adapters(model).values():
+            switch(model, other, on=False)
         adapters(model)[name] = held = Adapter(
             name, method, dict(params), targets, seed,
             sites={site.name: site for site in chosen},
             recipe=recipe,
-            also=(*(names[id(p)] for p in also), *saved),
-            trains=operators,
+            also=tuple(also),
+            trains={n: _trained(op) for n, op in made.items()},
         )  # fmt: skip
         keep(model, held)
-        activate(model, name)
+        if len(adapters(model)) > 1:
+            activate(model, name)
+        for parameter in held.also:
+            model.get_parameter(parameter).requires_grad_(True)
         seconds["start"] = perf_counter() - started
     for site in sites:
         site.stats.clear()
         site.pool.clear()
     attach(model)
-    describe_adapted(report, model, name, chosen)
+    own = sum(model.get_parameter(parameter).numel() for parameter in held.also)
+    describe_adapted(report, chosen, made, own)
     report.totals |= {f"model_{unit}_before": n for unit, n in before.items()}
-    report.totals |= {f"model_{unit}_after": n for unit, n in model_sizes(model).items()}
+    added = {"numel": report.totals["stored"], "bytes": report.totals["stored_bytes"]}
+    report.totals |= {f"model_{unit}_after": n + added[unit] for unit, n in before.items()}
     return report
 
 
-def _sites(model: nn.Module, targets: Any, layers: Sequence[int] | None, seed: int) -> list[Site]:
-    sites = find_sites(model, targets, seed)
+def _also(model: nn.Module, sites: list[Site], recipes: Mapping[str, Adaptation]) -> list[str]:
+    """The model's own parameters that the methods train, by name."""
+    makers = {r.also for r in recipes.values() if r.also is not None}
+    if not makers:
+        return []
+    names = {id(p): n for n, p in model.named_parameters()}
+    return [names[id(p)] for make in makers for p in make(model, sites)]
+
+
+def _trained(op: Operator) -> tuple[str, ...]:
+    return tuple(name for name, leaf in op.named_parameters() if leaf.requires_grad)
+
+
+def _in_layers(sites: list[Site], layers: Sequence[int] | None) -> list[Site]:
     if layers is not None:
         there = sorted({s.layer for s in sites if s.layer is not None})
         missing = sorted(set(layers) - set(there))

@@ -21,7 +21,7 @@ from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..healing import heal
 from ..io import attach
-from ..models import find_sites, read, require_finite, survey
+from ..models import choose_sites, read, require_finite, survey
 from ..registry import Cascade, Healing, Recipe, find_method
 from ..report import Report, versions
 
@@ -88,8 +88,9 @@ def compress(
     registered = find_method(method, "compress")
     recipe: Recipe = registered.recipe(params)
     recipe = replace(recipe, cascade=cascade or recipe.cascade)
-    sites = find_sites(model, targets, seed)
-    refused = {r.name: r.reason for r in survey(model, seed)[1]}
+    every, left_out = survey(model, seed)
+    sites = choose_sites(every, left_out, targets)
+    refused = {r.name: r.reason for r in left_out}
     seconds = {"calibration": 0.0, "factorisation": 0.0, "healing": 0.0}
     report = Report(
         "compress", method,
