@@ -20,7 +20,7 @@ SOURCE = Path(corank.__file__).parent
 ROOMS = [
     "version", "errors", "linalg", "operators", "layers", "models", "calibration", "metrics",
     "rewrites", "allocation", "probes", "control", "registry", "methods", "adapters", "healing",
-    "report", "engine", "io",
+    "report", "engine", "io", "training",
     "verbs", "cli", "__init__", "__main__",
 ]  # fmt: skip
 

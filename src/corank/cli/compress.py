@@ -7,11 +7,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from . import options
 from .console import progress, show
-from .folders import check_out, folder_bytes, open_model, require_tokenizer
+from .folders import check_out, folder_bytes, open_empty, open_model, require_tokenizer
 
 
 def add(commands: Any) -> None:
@@ -94,25 +92,10 @@ def _plan(arguments: argparse.Namespace, parameters: dict[str, Any]) -> int:
     """Say what would happen, from the shapes in the folder's configuration alone."""
     from ..verbs import compress
 
-    model = _open_empty(arguments.folder, arguments.dtype)
+    model = open_empty(arguments.folder, arguments.dtype)
     report = compress(model, arguments.method, **_settings(arguments), dry_run=True, **parameters)
     show(report, arguments.json, arguments.report)
     return 0
-
-
-def _open_empty(folder: Path, dtype: str | None) -> nn.Module:
-    import torch
-
-    from ..io.source import empty_model
-    from ..report.quiet import quiet
-    from .folders import import_quietly
-
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: name the folder of a transformers model")
-    with quiet():
-        import_quietly()
-        model = empty_model(folder)
-    return model if dtype is None else model.to(getattr(torch, dtype))
 
 
 def _heldout_paths(pairs: list[str], data: Path | None) -> dict[str, Path]:

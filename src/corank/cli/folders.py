@@ -35,6 +35,20 @@ def open_model(folder: Path, dtype: str | None = None) -> tuple[nn.Module, Any]:
     return model.eval(), _open_tokenizer(folder)
 
 
+def open_empty(path: Path, dtype: str | None = None) -> nn.Module:
+    """The model of a folder or a bare config.json on the meta device: shapes and no values."""
+    import torch
+
+    from ..io.source import empty_model
+
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: name a transformers model's folder or config")
+    with quiet():
+        import_quietly()
+        model = empty_model(path)
+    return model if dtype is None else model.to(getattr(torch, dtype))
+
+
 def import_quietly() -> Any:
     """transformers, without progress bars of its own."""
     import transformers

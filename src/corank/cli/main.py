@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import analyze, bench, compress, demo, merge, methods
+from . import adapt, analyze, bench, compress, demo, merge, methods, train
 
-_COMMANDS = (compress, analyze, merge, methods, bench, demo)
+_COMMANDS = (compress, adapt, train, analyze, merge, methods, bench, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `run`, which takes the parsed arguments."""
     parser = argparse.ArgumentParser(
         prog="corank",
-        description="Make models smaller by low-rank and structured weights, and see what it cost.",
+        description="Shrink and fine-tune models by low-rank weights, and see what it cost.",
     )
     parser.add_argument("--version", action="version", version=f"corank {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

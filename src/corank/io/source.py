@@ -18,17 +18,20 @@ from .record import read_header
 
 
 def empty_model(folder: Path) -> nn.Module:
-    """The model of a transformers folder on the meta device: shapes, dtypes and ties, no values."""
+    """The model of a transformers folder, or of a bare config.json, on the meta device.
+
+    It has shapes, dtypes and ties, and no values.
+    """
     import transformers
 
-    if not (folder / "config.json").is_file():
+    if not folder.is_file() and not (folder / "config.json").is_file():
         raise FormatError(f"{folder} has no config.json; name a transformers model's folder")
     config = transformers.AutoConfig.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise FormatError(f"{folder} is compressed or quantised already; stream the original")
     architecture = getattr(transformers, (config.architectures or [""])[0], None)
     if architecture is None:
-        raise FormatError(f"{folder}/config.json names no architecture of transformers")
+        raise FormatError(f"the configuration of {folder} names no architecture of transformers")
     with torch.device("meta"):
         model: nn.Module = architecture._from_config(config, dtype=config.dtype)
     for module in model.modules():  # a value of the configuration, lost on the meta device

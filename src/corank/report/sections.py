@@ -27,8 +27,12 @@ class Section:
 
 
 def list_sections(sections: Mapping[str, Any]) -> list[Section]:
-    """The sections "fidelity", "speed", "ranks" and "disk", as far as they are there, as tables."""
+    """The sections that were measured, of those known here, as tables."""
     found = []
+    if sections.get("adapter"):
+        found.append(_adapter(sections["adapter"]))
+    if sections.get("training"):
+        found.append(_training(sections["training"]))
     if sections.get("fidelity"):
         found.append(_fidelity(sections["fidelity"]))
     if sections.get("speed"):
@@ -40,6 +44,31 @@ def list_sections(sections: Mapping[str, Any]) -> list[Section]:
     if sections.get("disk"):
         found.append(_disk(sections["disk"]))
     return found
+
+
+def _adapter(counts: Mapping[str, Any]) -> Section:
+    trained, stored, whole = counts["trainable"], counts["stored"], counts["model_numel_before"]
+    return Section(
+        "Adapter",
+        "Numbers that train, and that are stored beside the weights.",
+        ["", "numbers", "of the model"],
+        [
+            ["trainable", show_count(trained), show_fraction(trained / whole)],
+            ["stored", show_count(stored), show_fraction(stored / whole)],
+        ],
+    )
+
+
+def _training(run: Mapping[str, Any]) -> Section:
+    rows = [[str(step), f"{loss:.4f}"] for step, loss in run["tuning"]]
+    early = " It stopped early." if run["stopped_early"] else ""
+    return Section(
+        "Training",
+        f"{run['steps']} steps in {run['seconds']:.0f} s: perplexity on the tuning rows "
+        f"{run['perplexity_before']:.2f} before, {run['perplexity_after']:.2f} after.{early}",
+        ["step", "loss on the tuning rows"],
+        rows,
+    )
 
 
 def improves(measure: str, value: float, over: float) -> bool:

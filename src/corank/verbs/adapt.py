@@ -82,6 +82,7 @@ def adapt(
     if dry_run:
         count_plan(report, model, sites, recipes)
         report.totals |= {f"model_{unit}_before": n for unit, n in before.items()}
+        report.sections["adapter"] = dict(report.totals)
         return report
     if name in adapters(model):
         raise ValueError(
@@ -131,6 +132,7 @@ def adapt(
     report.totals |= {f"model_{unit}_before": n for unit, n in before.items()}
     added = {"numel": report.totals["stored"], "bytes": report.totals["stored_bytes"]}
     report.totals |= {f"model_{unit}_after": n + added[unit] for unit, n in before.items()}
+    report.sections["adapter"] = dict(report.totals)
     return report
 
 
