@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -204,21 +205,33 @@ def measure_start(rounds: int, width: int = 4096, rank: int = 16) -> dict[str, A
     }
 
 
-def measure_reference(rounds: int) -> dict[str, Any]:
-    """All linear layers of the reference model adapted, beside loading it."""
-    from transformers import AutoModelForCausalLM
+FIRST = """
+import json, sys, time, torch, transformers, corank
+torch.set_num_threads(1)
+start = time.process_time()
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], local_files_only=True)
+loaded = time.process_time()
+corank.adapt(model, "pissa", rank=16)
+adapted = time.process_time()
+transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], local_files_only=True)
+again = time.process_time()
+print(json.dumps([loaded - start, adapted - loaded, again - adapted]))
+"""
 
+
+def measure_reference(rounds: int) -> dict[str, Any]:
+    """All linear layers of the reference model adapted, beside loading it, in a fresh process."""
     folder = Path(__file__).parent / "reference" / "model"
-    loading, adapting = [], []
-    for _ in range(rounds):
-        start = time.process_time()
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-        loading.append(time.process_time() - start)
-        adapting.append(seconds_of(lambda m=model: corank.adapt(m, "pissa", rank=16)))
+    command = [sys.executable, "-c", FIRST, str(folder)]
+    runs = [
+        json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        for _ in range(rounds)
+    ]
+    load, adapt, again = (median(values) for values in zip(*runs, strict=True))
     return {
         "key": "start PiSSA r16, every linear layer of the reference model",
-        "seconds": {"load": median(loading), "adapt": median(adapting)},
-        "ratio": median(adapting) / median(loading),
+        "seconds": {"first load": load, "first adapt": adapt, "load again": again},
+        "ratio": adapt / load,
     }
 
 

@@ -29,10 +29,15 @@ def check_finite(a: Tensor, name: str) -> None:
     """Raise ValueError if `a` has no values (meta device) or has NaN or infinite entries."""
     if a.is_meta:
         raise ValueError(f"{name} is on the meta device; load its values first")
-    if bool(torch.isfinite(a.sum(dtype=torch.float64))):
-        return  # a finite sum has finite terms, at a tenth of the price of looking at each
-    if not bool(torch.isfinite(a).all()):
+    if not all_finite(a):
         raise ValueError(f"{name} has NaN or infinite entries; repair or exclude it first")
+
+
+def all_finite(a: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    if bool(torch.isfinite(a.sum(dtype=torch.float64))):
+        return True  # a finite sum has finite terms, at a tenth of the price of looking at each
+    return bool(torch.isfinite(a).all())
 
 
 def check_rank(rank: int, shape: tuple[int, int]) -> int:

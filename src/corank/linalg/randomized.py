@@ -33,7 +33,7 @@ def randomized_svd(
     rank: int,
     *,
     oversample: int = 8,
-    iterations: int = 2,
+    iterations: int = 3,
     method: Literal["krylov", "subspace"] = "krylov",
     generator: torch.Generator | None = None,
 ) -> SVDResult:

@@ -13,7 +13,7 @@ from .checks import DecompositionError, check_matrix, check_rank, working_dtype
 
 logger = logging.getLogger(__name__)
 
-_EXACT_SIDE = 256
+_EXACT_SIDE = 128
 
 
 class SVDResult(NamedTuple):
@@ -68,7 +68,7 @@ def exact_svd(a: Tensor) -> SVDResult:
 def truncated_svd(a: Tensor, rank: int, generator: torch.Generator | None = None) -> SVDResult:
     """Best (or near-best) rank-`rank` SVD of a (m, n) by the cheaper algorithm.
 
-    Exact if the smaller side is at most 256 or `rank` exceeds an eighth of it: three passes of
+    Exact if the smaller side is at most 128 or `rank` exceeds an eighth of it: four passes of
     randomised block Krylov then cost as much as one dense SVD. `error` is the next singular value
     when exact, an a-posteriori upper estimate otherwise. `generator` as in `randomized_svd`.
 

@@ -12,6 +12,7 @@ from ..layers.convolution import Convolution
 from ..layers.embedding import Embedding
 from ..layers.experts import Experts
 from ..layers.linear import Linear
+from ..linalg.checks import all_finite
 from ..operators.dense import Dense
 from ..operators.operator import Operator
 from .kinds import Layer, RefusedModule, is_layer, kind_of
@@ -141,7 +142,7 @@ def require_finite_leaves(op: Operator, site: Site) -> None:
                 f"its {name} is on the meta device and has no values",
                 "Load the weights first, or offload nothing.",
             )
-        if leaf.is_floating_point() and not torch.isfinite(leaf).all():
+        if leaf.is_floating_point() and not all_finite(leaf):
             count = int((~torch.isfinite(leaf)).sum())
             raise SiteError(
                 site.where,
