@@ -8,7 +8,12 @@ from corank.adapters import adapted
 from corank.models import find_sites
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
-PARAMETERS: dict[str, dict] = {}
+PARAMETERS: dict[str, dict] = {
+    "lora_sb": {"rank": 8},
+    "pmss": {"rank": 8},
+    "svfit": {"rank": 6},
+    "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},
+}
 
 
 def small_model(seed=0, dtype=torch.float64):

@@ -2,6 +2,7 @@
 
 from .adapting import plus, split, zero_low_rank
 from .compensation import compensation
+from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .menu import Menu
 from .quantisation import round_to_nearest
 from .rewrite import Family, Rewrite, Unit, by_site
@@ -12,14 +13,21 @@ __all__ = [
     "Family",
     "Menu",
     "Rewrite",
+    "Triples",
     "Unit",
+    "all_triples",
     "by_site",
     "compensation",
+    "cut",
+    "leading",
     "plus",
+    "rooted",
     "round_to_nearest",
     "spectrum",
     "split",
+    "trailing",
     "truncation",
     "utilised",
+    "wide",
     "zero_low_rank",
 ]

@@ -28,19 +28,29 @@ def plus(delta: Delta, scale: float = 1.0, needs: frozenset[str] = frozenset()) 
 
 
 def split(
-    part: Callable[[Operator, Site], LowRank], needs: frozenset[str] = frozenset()
+    part: Callable[[Operator, Site], LowRank],
+    needs: frozenset[str] = frozenset(),
+    scale: float = 1.0,
 ) -> Rewrite:
-    """W -> (W - P) + P with P = b a trainable: the function is unchanged, and so is W.
+    """W -> (W - P) + P with P = scale * b a: the function is unchanged, and so is W.
 
     Kept as W - b0 a0 + b a with the start b0 a0 frozen, so that no residual is stored or rounded.
+    The leaves of `part` that do not train are held once.
     """
 
     def rewrite(op: Operator, site: Site) -> Operator:
         start = part(op, site)
-        frozen = LowRank(start.b.detach().clone(), start.a.detach().clone())
-        return Sum(op, Scaled(frozen, -1.0), start.requires_grad_(True))
+        frozen = LowRank(
+            _start(start.b), _start(start.a), None if start.gate is None else _start(start.gate)
+        )
+        added = start if scale == 1 else Scaled(start, scale)
+        return Sum(op, Scaled(frozen, -scale), added)
 
     return Rewrite(rewrite, needs)
+
+
+def _start(leaf: Tensor) -> Tensor:
+    return leaf.detach().clone() if leaf.requires_grad else leaf
 
 
 def zero_low_rank(rank: int, gated: bool = False) -> Delta:
