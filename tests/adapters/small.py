@@ -9,6 +9,9 @@ from corank.models import find_sites
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
+    "corda": {"rank": 8},
+    "eva": {"rank": 4},
+    "kore": {"rank": 8},
     "lora_sb": {"rank": 8},
     "pmss": {"rank": 8},
     "svfit": {"rank": 6},

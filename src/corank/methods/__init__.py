@@ -1,10 +1,21 @@
 """Recipes: every method as a short composition, one file per family."""
 
-from . import analysis, cores, lora, low_rank, orthonormal, singular_values, spectral, svft
+from . import (
+    analysis,
+    cores,
+    data_driven,
+    lora,
+    low_rank,
+    orthonormal,
+    singular_values,
+    spectral,
+    svft,
+)
 
 __all__ = [
     "analysis",
     "cores",
+    "data_driven",
     "lora",
     "low_rank",
     "orthonormal",

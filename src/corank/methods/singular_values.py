@@ -113,20 +113,17 @@ def vectorfit(
     values, or one bias) with the largest smoothed mean |v - v0| stop until the next time; 0 lets
     all go on.
     """
-    for name, value, least in (
-        ("warmup", warmup, 0),
-        ("interval", interval, 1),
-        ("freeze", freeze, 0),
-    ):
+    bounds = {"warmup": (warmup, 0), "interval": (interval, 1), "freeze": (freeze, 0)}
+    for name, (value, least) in bounds.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def vectors(training: Training) -> Mapping[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, op in training.operators.items():
-            found |= {
-                f"{name}/{n}": leaf for n, leaf in op.named_parameters() if leaf.requires_grad
-            }
+            for leaf_name, leaf in op.named_parameters():
+                if leaf.requires_grad:
+                    found[f"{name}/{leaf_name}"] = leaf
             bias = read_bias(training.model, training.sites[name])
             if bias is not None:
                 found[f"{name}/bias"] = bias

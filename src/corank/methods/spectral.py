@@ -102,8 +102,8 @@ def _additive(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
         "Spectral Adapter: Fine-Tuning in Spectral Space",
         "2405.13952",
         "both forms, as in the authors' code; the paper's equations were not read",
-        "the shifted vectors train and not the shifts, the same but for weight decay; the rotational "
-        "form has no trained factor on the singular values, which the authors' code adds",
+        "the shifted vectors train and not the shifts, the same but for weight decay; the "
+        "rotational form has no trained factor on the singular values, as the authors' code has",
     ),
     area="adapt",
     laws=ADAPTER,

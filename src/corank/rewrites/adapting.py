@@ -40,9 +40,8 @@ def split(
 
     def rewrite(op: Operator, site: Site) -> Operator:
         start = part(op, site)
-        frozen = LowRank(
-            _start(start.b), _start(start.a), None if start.gate is None else _start(start.gate)
-        )
+        gate = None if start.gate is None else _start(start.gate)
+        frozen = LowRank(_start(start.b), _start(start.a), gate)
         added = start if scale == 1 else Scaled(start, scale)
         return Sum(op, Scaled(frozen, -scale), added)
 
