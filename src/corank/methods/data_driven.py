@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..calibration import load_statistics
+from ..errors import SiteError
 from ..linalg import add_ridge, eigh_clamped, exact_svd, truncated_svd
 from ..models import Site
 from ..operators import LowRank, Operator, Scaled, Sum
@@ -133,7 +134,7 @@ def eva(rank: int = 16, alpha: float = 16.0, rho: float = 2.0) -> Adaptation:
             require_rank(rank, site)
             values, vectors = _components(op, site)
             most = min(round(rank * rho), *site.shape)
-            parts = (values[:most] / values.sum()).tolist()
+            parts = (values[:most] / values.sum().clamp_min(1e-30)).tolist()
             shares += [(part, number, vectors[:, i]) for i, part in enumerate(parts)]
         shares.sort(key=lambda found: -found[0])
         kept: dict[str, list[Tensor]] = {}
@@ -204,6 +205,10 @@ def loku(rank: int = 16, alpha: float = 32.0, retain: str | None = None) -> Adap
         require_rank(rank, site)
         w = wide(op)
         rows = site.pool[f"loku {site.name}"].to(w).sum(1).sqrt()
+        if float(rows.max()) == 0:
+            raise SiteError(
+                site.where, "the loss does not depend on it", "Leave it out of the targets."
+            )
         u, s, vh = truncated_svd(rows[:, None] * w, rank, generator=site.generator())[:3]
         b, a = rooted(Triples(u, s / scale, vh))
         return LowRank(trains(b / (rows + 1e-5 * rows.max())[:, None]), trains(a))

@@ -14,6 +14,7 @@ from ..control import (
     peak_learning_rate,
     trained_low_ranks,
 )
+from ..errors import SiteError
 from ..models import Site
 from ..operators import LowRank, Operator, Scaled, Sum
 from ..registry import Adaptation, Paper, method
@@ -88,6 +89,10 @@ def kasa(rank: int = 8, alpha: float = 16.0, beta: float = 1e-4, gamma: float = 
     """
 
     def rewrite(op: Operator, site: Site) -> Operator:
+        if rank >= min(site.shape):
+            raise SiteError(
+                site.where, f"rank {rank} leaves nothing of the weight", "Ask for a smaller one."
+            )
         u, s, vh = trailing(op, site, rank)
         (out, into) = op.shape
         added = LowRank(zeros(op, out, rank), kaiming(op, site, rank, into), normal(op, site, rank))

@@ -67,8 +67,19 @@ def pissa(rank: int = 8) -> Adaptation:
 )
 def milora(rank: int = 8) -> Adaptation:
     """The smallest singular triples of W train, what is principal stays frozen."""
-    start = split(lambda op, site: _rooted(trailing(op, site, rank)))
-    return Adaptation(start, low_rank(rank), low_rank(rank))
+
+    def minor(op: Operator, site: Site) -> LowRank:
+        start = _rooted(trailing(op, site, rank))
+        scale = float(torch.linalg.vector_norm(wide(op)))
+        if float(start.b.abs().max()) ** 2 <= torch.finfo(start.dtype).eps * scale:
+            raise SiteError(
+                site.where,
+                f"its {rank} smallest singular values are zero, so that nothing there could train",
+                "Ask for a larger rank, or leave the site out.",
+            )
+        return start
+
+    return Adaptation(split(minor), low_rank(rank), low_rank(rank))
 
 
 @method(

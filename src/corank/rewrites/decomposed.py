@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from ..errors import SiteError
-from ..linalg import exact_svd, rank_by_tolerance, truncated_svd
+from ..linalg import exact_svd, truncated_svd
 from ..models import Site
 from ..operators import Operator
 from .adapting import leaf_dtype, require_rank
@@ -39,16 +37,10 @@ def leading(op: Operator, site: Site, rank: int) -> Triples:
 
 
 def trailing(op: Operator, site: Site, rank: int) -> Triples:
-    """The `rank` smallest triples. Refuses a weight whose triples there are all zero."""
+    """The `rank` smallest triples."""
     require_rank(rank, site)
     whole = all_triples(op)
     side = whole.s.shape[0]
-    if rank_by_tolerance(whole.s, side * torch.finfo(whole.s.dtype).eps) <= side - rank:
-        raise SiteError(
-            site.where,
-            f"its {rank} smallest singular values are zero, so that nothing there could train",
-            "Ask for a larger rank, or leave the site out.",
-        )
     return cut(whole, side - rank, side)
 
 
