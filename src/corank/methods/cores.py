@@ -93,7 +93,7 @@ def _sb(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
     laws=("adapter",),
     equation=_sb,
 )
-def lora_sb(rank: int = 32, learning_rate: float = 1e-5) -> Adaptation:
+def lora_sb(rank: int = 96, learning_rate: float = 1e-5) -> Adaptation:
     """W + B R A, started at the best approximation of the first step of full fine-tuning.
 
     That step is -learning_rate * sign(mean gradient), the first of AdamW; give the rate of the
@@ -170,7 +170,7 @@ def pmss(rank: int = 64, scale: float = 1.0) -> Adaptation:
     return Adaptation(plus(delta), each(_square(rank)), low_rank(rank))
 
 
-def _loldu(w: Tensor, p: dict[str, Tensor], rank: int = 16, alpha: float = 16.0) -> Tensor:
+def _loldu(w: Tensor, p: dict[str, Tensor], rank: int = 4, alpha: float = 1.0) -> Tensor:
     values = p["weight_1"] * p["diagonal"] - alpha / rank * p["diagonal_1"]
     return w + p["weight"] @ values.flatten().diag() @ p["weight_2"]
 
@@ -189,7 +189,7 @@ def _loldu(w: Tensor, p: dict[str, Tensor], rank: int = 16, alpha: float = 16.0)
     laws=("adapter", "preserves"),
     equation=_loldu,
 )
-def loldu(rank: int = 16, alpha: float = 16.0) -> Adaptation:
+def loldu(rank: int = 4, alpha: float = 1.0) -> Adaptation:
     """The leading diagonal entries of W = P L D U and a factor on them train.
 
     W - (alpha / rank) P L D0 U + c P L diag(d) U, over the first `rank` columns of L and rows of

@@ -31,9 +31,10 @@ def _swapped(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
         "CorDA: Context-Oriented Decomposition Adaptation of Large Language Models",
         "2406.05223",
         "both modes, as in PEFT and the authors' code; the paper's equations were not read",
-        f"{_BESIDE}; the covariance is over tokens, not over samples that are divided by their "
-        "largest entry first; the damping stays at 1% of the mean, which the code doubles until "
-        "its float32 inverse is accurate: here it is float64's",
+        f"{_BESIDE}; the covariance is over tokens, scaled to a mean diagonal of 1, where the code "
+        "divides each sample by its largest entry: the scale moves size from one factor to the "
+        "other; the damping stays at 1% of the mean, which the code doubles until its float32 "
+        "inverse is accurate: here it is float64's",
     ),
     area="adapt",
     laws=ADAPTER,
@@ -52,6 +53,7 @@ def corda(rank: int = 128, mode: str = "ipm") -> Adaptation:
         require_rank(rank, site)
         w = wide(op)
         c = add_ridge(site.stat("gram").to(w.device, torch.float64), 0.01)
+        c = c / c.diagonal().mean()
         triples = Triples(*exact_svd(w.double() @ c)[:3])
         first = 0 if mode == "ipm" else triples.s.shape[0] - rank
         b, a = rooted(cut(triples, first, first + rank))
