@@ -29,6 +29,14 @@ def test_ldu_of_a_deficient_matrix_is_finite_and_exact(rank):
     assert bool(torch.isfinite(upper).all())
 
 
+def test_ldu_does_not_divide_by_a_pivot_of_rounding():
+    a = rand(5, 5)
+    a[:, 0] *= 1e-30
+    lower, d, upper = ldu(a)
+    torch.testing.assert_close(lower * d @ upper, a)
+    assert float(upper.abs().max()) < 1e3
+
+
 @pytest.mark.parametrize("shape", [(12, 9), (9, 12)])
 def test_columns_are_those_of_pivoted_qr(shape):
     a = rand(*shape, seed=3)
