@@ -7,9 +7,11 @@ from . import (
     lora,
     low_rank,
     orthonormal,
+    singular_mixing,
     singular_values,
+    skeletons,
     spectral,
-    svft,
+    unlearning,
 )
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
     "lora",
     "low_rank",
     "orthonormal",
+    "singular_mixing",
     "singular_values",
+    "skeletons",
     "spectral",
-    "svft",
+    "unlearning",
 ]

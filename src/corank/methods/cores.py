@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from ..linalg import ldu as factor_ldu
-from ..linalg import pivoted_columns
 from ..models import Site
-from ..operators import (
-    Dense,
-    Diagonal,
-    Kron,
-    LowRank,
-    Operator,
-    Product,
-    RowNormalised,
-    Scaled,
-    Sum,
-    normalise_rows,
-)
+from ..operators import Dense, Operator, RowNormalised, normalise_rows
 from ..registry import Adaptation, Paper, method
-from ..rewrites import Rewrite, leading, plus, wide
-from ..rewrites.adapting import Delta, leaf_dtype, normal, require_rank, trains, zeros
-from .counts import each, low_rank
-
-
-def _square(rank: int) -> Callable[[int, int], int]:
-    return lambda out, into: rank * rank
-
-
-def _between(b: Tensor, core: Tensor, a: Tensor, scale: float = 1.0) -> Operator:
-    """scale * b core a, the core trainable."""
-    left = LowRank(b, core)
-    return Product(left if scale == 1 else Scaled(left, scale), Dense(a))
+from ..rewrites import Rewrite, between, leading, plus
+from ..rewrites.adapting import Delta, leaf_dtype, normal, trains
+from .counts import each, low_rank, square
 
 
 def _noisy_core(rank: int, alpha: float, std: float) -> Delta:
@@ -44,7 +20,7 @@ def _noisy_core(rank: int, alpha: float, std: float) -> Delta:
     def delta(op: Operator, site: Site) -> Operator:
         u, s, vh = leading(op, site, rank)
         core = normal(op, site, rank, rank, std=std)
-        return _between(u, core, s[:, None] * vh, alpha / rank)
+        return between(u, core, s[:, None] * vh, alpha / rank)
 
     return delta
 
@@ -73,7 +49,7 @@ def lora_xs(rank: int = 16, alpha: float = 16.0, std: float = 1e-5) -> Adaptatio
     A carries the singular values. R starts as normal numbers of size `std`, so the start is very
     nearly W, and is W for std = 0.
     """
-    return Adaptation(plus(_noisy_core(rank, alpha, std), 1.0), each(_square(rank)), low_rank(rank))
+    return Adaptation(plus(_noisy_core(rank, alpha, std), 1.0), square(rank), low_rank(rank))
 
 
 def _sb(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
@@ -104,11 +80,9 @@ def lora_sb(rank: int = 96, learning_rate: float = 1e-5) -> Adaptation:
     def delta(op: Operator, site: Site) -> Operator:
         step = -learning_rate * site.stat("gradient").to(op.device, leaf_dtype(op)).sign()
         u, s, vh = leading(Dense(step), site, rank)
-        return _between(u, trains(s.diag()), vh)
+        return between(u, trains(s.diag()), vh)
 
-    return Adaptation(
-        plus(delta, needs=frozenset({"gradient"})), each(_square(rank)), low_rank(rank)
-    )
+    return Adaptation(plus(delta, needs=frozenset({"gradient"})), square(rank), low_rank(rank))
 
 
 def _edora(
@@ -139,77 +113,3 @@ def edora(rank: int = 16, alpha: float = 16.0, std: float = 1e-5) -> Adaptation:
         return RowNormalised(plain(op, site), trains(lengths))
 
     return Adaptation(Rewrite(rewrite), each(lambda out, into: rank * rank + out), low_rank(rank))
-
-
-def _pmss(w: Tensor, p: dict[str, Tensor], rank: int = 64, scale: float = 1.0) -> Tensor:
-    return w + scale * p["b"] @ p["a"] @ p["weight"]
-
-
-@method(
-    Paper(
-        "PMSS: Pretrained Matrices Skeleton Selection for LLM Fine-tuning",
-        "2409.16722",
-        "the abstract's form; the paper's body and code were not found",
-        "how the skeleton is selected is not known from what was read: columns and rows are "
-        "chosen by pivoted QR, as usual for skeletons; the scale and the zero start are choices",
-    ),
-    area="adapt",
-    laws=("adapter", "preserves"),
-    equation=_pmss,
-)
-def pmss(rank: int = 64, scale: float = 1.0) -> Adaptation:
-    """W + scale * C M R with C columns and R rows of W itself, frozen, and M trained from zero."""
-
-    def delta(op: Operator, site: Site) -> Operator:
-        require_rank(rank, site)
-        w = wide(op)
-        columns = w[:, pivoted_columns(w, rank)]
-        rows = w[pivoted_columns(w.mT, rank)]
-        return _between(columns, zeros(op, rank, rank), rows, scale)
-
-    return Adaptation(plus(delta), each(_square(rank)), low_rank(rank))
-
-
-def _loldu(w: Tensor, p: dict[str, Tensor], rank: int = 4, alpha: float = 1.0) -> Tensor:
-    values = p["weight_1"] * p["diagonal"] - alpha / rank * p["diagonal_1"]
-    return w + p["weight"] @ values.flatten().diag() @ p["weight_2"]
-
-
-@method(
-    Paper(
-        "LoLDU: Low-Rank Adaptation via Lower-Diag-Upper Decomposition for Parameter-Efficient "
-        "Fine-Tuning",
-        "2410.13618",
-        "the parameterisation started at the weight, as in the authors' code; the paper's "
-        "equations were not read",
-        "of the code's starts only the exact one; a zero pivot, by which the code divides, is left "
-        "in the triangle; the frozen start is held beside W in place of a residual",
-    ),
-    area="adapt",
-    laws=("adapter", "preserves"),
-    equation=_loldu,
-)
-def loldu(rank: int = 4, alpha: float = 1.0) -> Adaptation:
-    """The leading diagonal entries of W = P L D U and a factor on them train.
-
-    W - (alpha / rank) P L D0 U + c P L diag(d) U, over the first `rank` columns of L and rows of
-    U; d starts at D0 and the factor c at alpha / rank.
-    """
-
-    def delta(op: Operator, site: Site) -> Operator:
-        require_rank(rank, site)
-        lower, d, upper = factor_ldu(wide(op))
-        start = d[:rank].clone()
-        factor = Dense(trains(start.new_full((1, 1), alpha / rank)))
-        moving = Kron(factor, Diagonal(trains(start.clone())))  # a trained number times a diagonal
-        return Product(
-            Dense(lower[:, :rank].clone()),
-            Sum(moving, Scaled(Diagonal(start), -alpha / rank)),
-            Dense(upper[:rank].clone()),
-        )
-
-    return Adaptation(
-        plus(delta),
-        each(lambda out, into: rank + 1),
-        each(lambda out, into: rank * (out + into + 1)),
-    )

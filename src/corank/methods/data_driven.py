@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..calibration import load_statistics
-from ..errors import SiteError
-from ..linalg import add_ridge, eigh_clamped, exact_svd, truncated_svd
+from ..linalg import add_ridge, eigh_clamped, exact_svd
 from ..models import Site
 from ..operators import LowRank, Operator, Scaled, Sum
 from ..registry import Adaptation, Paper, method
@@ -163,61 +160,3 @@ def _components(op: Operator, site: Site) -> tuple[Tensor, Tensor]:
     gram = site.stat("gram").to(op.device, torch.float64)
     values, vectors = eigh_clamped(gram - torch.outer(mean, mean))
     return values.to(dtype), vectors.to(dtype)
-
-
-def _loku(w: Tensor, p: dict[str, Tensor], rank: int = 16, alpha: float = 32.0) -> Tensor:
-    return w - alpha / rank * p["b"] @ p["a"] + alpha / rank * p["b_1"] @ p["a_1"]
-
-
-@method(
-    Paper(
-        "Towards Robust and Parameter-Efficient Knowledge Unlearning for LLMs",
-        "2408.06621",
-        "the Fisher-weighted start, as in the authors' code, and in `corank.losses` the inverted "
-        "hinge loss of section 3.3; the rest of the paper's equations were not read",
-        f"{_BESIDE}; the Fisher information is the mean of squared gradients of samples, and not "
-        "of batches; without retain= importance is that for the forget set alone; the floor under "
-        "the rows' weights is relative to the largest, the code's absolute",
-    ),
-    area="adapt",
-    laws=ADAPTER,
-    equation=_loku,
-)
-def loku(rank: int = 16, alpha: float = 32.0, retain: str | None = None) -> Adaptation:
-    """The part of W that matters to what is to be forgotten trains: for unlearning.
-
-    Calibrate on the forget set, and train with `corank.losses.inverted_hinge` on it plus the usual
-    loss on the retain set. retain: a file that `statistics=` wrote, with "fisher" of the retain
-    set, whose important weights are then spared.
-    """
-    scale = alpha / rank
-
-    def prepare(sites: Sequence[Site], ops: Sequence[Operator]) -> Sequence[Site]:
-        for site in sites:
-            site.pool[f"loku {site.name}"] = site.stat("fisher")
-        if retain is not None:
-            others = [replace(site, stats={}) for site in sites]
-            load_statistics(None, others, retain, {"fisher"})
-            for site in others:
-                forget = site.pool[f"loku {site.name}"]
-                site.pool[f"loku {site.name}"] = forget / (site.stat("fisher") + 1e-5)
-        return sites
-
-    def weighted(op: Operator, site: Site) -> LowRank:
-        require_rank(rank, site)
-        w = wide(op)
-        rows = site.pool[f"loku {site.name}"].to(w).sum(1).sqrt()
-        if float(rows.max()) == 0:
-            raise SiteError(
-                site.where, "the loss does not depend on it", "Leave it out of the targets."
-            )
-        u, s, vh = truncated_svd(rows[:, None] * w, rank, generator=site.generator())[:3]
-        b, a = rooted(Triples(u, s / scale, vh))
-        return LowRank(trains(b / (rows + 1e-5 * rows.max())[:, None]), trains(a))
-
-    return Adaptation(
-        split(weighted, frozenset({"fisher"}), scale),
-        low_rank(rank),
-        low_rank(rank),
-        prepare=prepare,
-    )

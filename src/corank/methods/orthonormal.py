@@ -7,13 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..control import (
-    Control,
-    Training,
-    orthonormality,
-    peak_learning_rate,
-    trained_low_ranks,
-)
+from ..control import Control, Training, orthonormality, peak_learning_rate, trained_low_ranks
 from ..errors import SiteError
 from ..models import Site
 from ..operators import LowRank, Operator, Scaled, Sum

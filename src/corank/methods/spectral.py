@@ -10,17 +10,7 @@ from ..models import Site
 from ..operators import Cayley, Dense, Diagonal, LowRank, Operator, Product, Scaled, Sum
 from ..operators import transpose as transposed
 from ..registry import Adaptation, Paper, method
-from ..rewrites import (
-    Rewrite,
-    Triples,
-    all_triples,
-    cut,
-    leading,
-    rooted,
-    split,
-    trailing,
-    wide,
-)
+from ..rewrites import Rewrite, Triples, all_triples, cut, leading, rooted, split, trailing, wide
 from ..rewrites.adapting import require_rank, trains, zeros
 from .counts import each, low_rank
 

@@ -1,6 +1,6 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
-from .adapting import plus, split, zero_low_rank
+from .adapting import between, plus, split, zero_low_rank
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .menu import Menu
@@ -16,6 +16,7 @@ __all__ = [
     "Triples",
     "Unit",
     "all_triples",
+    "between",
     "by_site",
     "compensation",
     "cut",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import SiteError
 from ..models import Site
-from ..operators import LowRank, Operator, Scaled, Sum
+from ..operators import Dense, LowRank, Operator, Product, Scaled, Sum
 from .rewrite import Rewrite
 
 #: What is put beside a weight, of its shape.
@@ -50,6 +50,12 @@ def split(
 
 def _start(leaf: Tensor) -> Tensor:
     return leaf.detach().clone() if leaf.requires_grad else leaf
+
+
+def between(b: Tensor, core: Tensor, a: Tensor, scale: float = 1.0) -> Operator:
+    """scale * b core a, for a small core between factors."""
+    left = LowRank(b, core)
+    return Product(left if scale == 1 else Scaled(left, scale), Dense(a))
 
 
 def zero_low_rank(rank: int, gated: bool = False) -> Delta:
