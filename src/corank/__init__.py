@@ -1,6 +1,6 @@
 """Low-rank and structured weights for PyTorch: shrink, adapt, heal, save and look inside."""
 
-from . import adapters
+from . import adapters, losses
 from . import methods as _recipes  # noqa: F401  (first: the function below takes its name)
 from .adapters import controller
 from .healing import heal
@@ -20,6 +20,7 @@ __all__ = [
     "controller",
     "heal",
     "load",
+    "losses",
     "merge",
     "methods",
     "save",

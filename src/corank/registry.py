@@ -129,8 +129,9 @@ class Method:
         for name in params:
             if name not in self.parameters:
                 raise unknown(f"parameter of {self.key!r}", name, self.parameters)
-        rank = params.get("rank", 1)
-        if not isinstance(rank, int) or rank < 1:
+        usual = self.parameters.get("rank", 1)
+        rank = params.get("rank", usual)
+        if rank is not usual and (not isinstance(rank, int) or rank < 1):
             raise ValueError(f"{self.key!r}: rank must be an integer of at least 1, got {rank!r}")
         return self.build(**params)
 

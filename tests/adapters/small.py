@@ -8,7 +8,15 @@ from corank.adapters import adapted
 from corank.models import find_sites
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
-PARAMETERS: dict[str, dict] = {}
+PARAMETERS: dict[str, dict] = {
+    "corda": {"rank": 8},
+    "eva": {"rank": 4},
+    "kore": {"rank": 8},
+    "lora_sb": {"rank": 8},
+    "pmss": {"rank": 8},
+    "svfit": {"rank": 6},
+    "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},
+}
 
 
 def small_model(seed=0, dtype=torch.float64):

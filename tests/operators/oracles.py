@@ -14,6 +14,7 @@ from corank.operators import (
     BlockColumns,
     BlockDiagonal,
     BlockRows,
+    Cayley,
     ColumnNormalised,
     Dense,
     Diagonal,
@@ -24,6 +25,7 @@ from corank.operators import (
     Permutation,
     Product,
     Quantised,
+    Rectified,
     Reflections,
     RowNormalised,
     Scaled,
@@ -136,6 +138,29 @@ def reflections() -> Case:
     for row in u:
         w = (torch.eye(6, dtype=torch.float64) - 2 * torch.outer(row, row) / (row @ row)) @ w
     return Reflections(u), w
+
+
+@oracle
+def cayley() -> Case:
+    blocks = rand(2, 3, 3)
+    w = torch.zeros(6, 6, dtype=torch.float64)
+    for i, p in enumerate(blocks):
+        skew, eye = (p - p.T) / 2, torch.eye(3, dtype=torch.float64)
+        w[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = (eye - skew) @ torch.linalg.inv(eye + skew)
+    return Cayley(blocks), w
+
+
+@oracle
+def rectified_matrix() -> Case:
+    (lr, m), d = low_rank(5, 5, 2), rand(5)
+    return Rectified(Sum(Diagonal(d), lr)), (torch.diag(d) + m).clamp_min(0)
+
+
+@oracle
+def rectified_diagonal() -> Case:
+    p, q, d = rand(6), rand(6), rand(6)
+    op = Rectified(Sum(Diagonal(p) @ Diagonal(q), 0.5 * Diagonal(d)))
+    return op, torch.diag((p * q + 0.5 * d).clamp_min(0))
 
 
 def _packed(codes: list[list[int]], bits: int) -> Tensor:

@@ -66,7 +66,7 @@ def save_statistics(model: nn.Module, sites: Sequence[Site], path: str | os.Path
 
 
 def load_statistics(
-    model: nn.Module,
+    model: nn.Module | None,
     sites: Sequence[Site],
     path: str | os.PathLike[str],
     needs: Iterable[str] | None = None,
@@ -74,6 +74,7 @@ def load_statistics(
     """Fill `site.stats` of every site from a file of `save_statistics`; what was shared is again.
 
     needs: what must be there, and all that is read besides "tokens"; None reads everything.
+    model: the one that they are to be of; None does not check.
 
     Raises: FormatError for a file that is not one, is damaged or from a newer version, was
         collected on another model, or lacks a site or a need. No site is changed then.
@@ -85,7 +86,7 @@ def load_statistics(
                 raise FormatError(f"{path} does not hold statistics of corank")
             if int(header["version"]) > _VERSION:
                 raise FormatError(f"{path} is from a newer version of corank: upgrade to read it")
-            if header["model"] != fingerprint(model):
+            if model is not None and header["model"] != fingerprint(model):
                 raise FormatError(
                     f"{path} was collected on another model, or before this one was changed: "
                     "collect again"

@@ -8,6 +8,7 @@ from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
+from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "eigh_clamped",
     "energy",
     "exact_svd",
+    "ldu",
+    "pivoted_columns",
     "projection_spectrum",
     "randomized_svd",
     "rank_by_energy",

@@ -1,5 +1,29 @@
 """Recipes: every method as a short composition, one file per family."""
 
-from . import analysis, lora, low_rank, spectral
+from . import (
+    analysis,
+    cores,
+    data_driven,
+    lora,
+    low_rank,
+    orthonormal,
+    singular_mixing,
+    singular_values,
+    skeletons,
+    spectral,
+    unlearning,
+)
 
-__all__ = ["analysis", "lora", "low_rank", "spectral"]
+__all__ = [
+    "analysis",
+    "cores",
+    "data_driven",
+    "lora",
+    "low_rank",
+    "orthonormal",
+    "singular_mixing",
+    "singular_values",
+    "skeletons",
+    "spectral",
+    "unlearning",
+]

@@ -17,3 +17,8 @@ def each(count: Callable[[int, int], int]) -> Count:
 def low_rank(rank: int) -> Count:
     """rank * (out + in) for each site."""
     return each(lambda out, into: rank * (out + into))
+
+
+def square(rank: int) -> Count:
+    """rank * rank for each site."""
+    return each(lambda out, into: rank * rank)

@@ -4,6 +4,7 @@ from .adapted import Adapted, additions
 from .base import Base
 from .block_diagonal import BlockDiagonal
 from .blocks import BlockColumns, BlockRows
+from .cayley import Cayley
 from .cost import dense_flops
 from .dense import Dense
 from .diagonal import Diagonal
@@ -17,6 +18,7 @@ from .permutation import Permutation
 from .product import Product
 from .quantise import normal_float, quantise_codebook, quantise_uniform
 from .quantised import Quantised
+from .rectified import Rectified
 from .reflections import Reflections
 from .scaled import Scaled
 from .skeleton import build, describe, storable
@@ -30,6 +32,7 @@ __all__ = [
     "BlockColumns",
     "BlockDiagonal",
     "BlockRows",
+    "Cayley",
     "ColumnNormalised",
     "Dense",
     "Diagonal",
@@ -40,6 +43,7 @@ __all__ = [
     "Permutation",
     "Product",
     "Quantised",
+    "Rectified",
     "Reflections",
     "RowNormalised",
     "Scaled",

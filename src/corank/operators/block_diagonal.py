@@ -26,7 +26,7 @@ class BlockDiagonal(Operator):
         self.blocks = leaf(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _multiply(x, self.blocks.mT)
+        return multiply_blocks(x, self.blocks.mT)
 
     def dense(self) -> Tensor:
         return torch.block_diag(*self.blocks.unbind())
@@ -35,7 +35,8 @@ class BlockDiagonal(Operator):
         return 2 * tokens * self.blocks.numel()
 
 
-def _multiply(x: Tensor, blocks: Tensor) -> Tensor:  # (..., k m), (k, m, n) -> (..., k n)
+def multiply_blocks(x: Tensor, blocks: Tensor) -> Tensor:  # (..., k m) -> (..., k n)
+    """x times the block diagonal matrix of `blocks` (k, m, n)."""
     k, m, n = blocks.shape
     rows = x.reshape(-1, k, m).transpose(0, 1)  # (k, tokens, m)
     return (rows @ blocks).transpose(0, 1).reshape(*x.shape[:-1], k * n)
@@ -43,7 +44,7 @@ def _multiply(x: Tensor, blocks: Tensor) -> Tensor:  # (..., k m), (k, m, n) -> 
 
 @adjoint.register
 def _adjoint(op: BlockDiagonal, x: Tensor) -> Tensor:
-    return _multiply(x, op.blocks)
+    return multiply_blocks(x, op.blocks)
 
 
 @dense_flops.register

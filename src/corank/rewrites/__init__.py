@@ -1,7 +1,8 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
-from .adapting import plus, split, zero_low_rank
+from .adapting import between, plus, split, zero_low_rank
 from .compensation import compensation
+from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .menu import Menu
 from .quantisation import round_to_nearest
 from .rewrite import Family, Rewrite, Unit, by_site
@@ -12,14 +13,22 @@ __all__ = [
     "Family",
     "Menu",
     "Rewrite",
+    "Triples",
     "Unit",
+    "all_triples",
+    "between",
     "by_site",
     "compensation",
+    "cut",
+    "leading",
     "plus",
+    "rooted",
     "round_to_nearest",
     "spectrum",
     "split",
+    "trailing",
     "truncation",
     "utilised",
+    "wide",
     "zero_low_rank",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import SiteError
 from ..models import Site
-from ..operators import LowRank, Operator, Scaled, Sum
+from ..operators import Dense, LowRank, Operator, Product, Scaled, Sum
 from .rewrite import Rewrite
 
 #: What is put beside a weight, of its shape.
@@ -28,19 +28,34 @@ def plus(delta: Delta, scale: float = 1.0, needs: frozenset[str] = frozenset()) 
 
 
 def split(
-    part: Callable[[Operator, Site], LowRank], needs: frozenset[str] = frozenset()
+    part: Callable[[Operator, Site], LowRank],
+    needs: frozenset[str] = frozenset(),
+    scale: float = 1.0,
 ) -> Rewrite:
-    """W -> (W - P) + P with P = b a trainable: the function is unchanged, and so is W.
+    """W -> (W - P) + P with P = scale * b a: the function is unchanged, and so is W.
 
     Kept as W - b0 a0 + b a with the start b0 a0 frozen, so that no residual is stored or rounded.
+    The leaves of `part` that do not train are held once.
     """
 
     def rewrite(op: Operator, site: Site) -> Operator:
         start = part(op, site)
-        frozen = LowRank(start.b.detach().clone(), start.a.detach().clone())
-        return Sum(op, Scaled(frozen, -1.0), start.requires_grad_(True))
+        gate = None if start.gate is None else _start(start.gate)
+        frozen = LowRank(_start(start.b), _start(start.a), gate)
+        added = start if scale == 1 else Scaled(start, scale)
+        return Sum(op, Scaled(frozen, -scale), added)
 
     return Rewrite(rewrite, needs)
+
+
+def _start(leaf: Tensor) -> Tensor:
+    return leaf.detach().clone() if leaf.requires_grad else leaf
+
+
+def between(b: Tensor, core: Tensor, a: Tensor, scale: float = 1.0) -> Operator:
+    """scale * b core a, for a small core between factors."""
+    left = LowRank(b, core)
+    return Product(left if scale == 1 else Scaled(left, scale), Dense(a))
 
 
 def zero_low_rank(rank: int, gated: bool = False) -> Delta:

@@ -1,0 +1,23 @@
+"""Losses that published adapters train with, as plain functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def inverted_hinge(logits: Tensor, labels: Tensor, ignore: int = -100) -> Tensor:
+    """Mean over tokens of 1 + p(label) - the largest p of any other token, for unlearning.
+
+    logits (..., vocabulary); labels (...), already shifted to the token that each row predicts;
+    those equal to `ignore` do not count. In [0, 2], low once another token is the likelier.
+    From "Towards Robust and Parameter-Efficient Knowledge Unlearning for LLMs", arXiv 2408.06621,
+    section 3.3. Raises ValueError where no token counts.
+    """
+    kept = labels != ignore
+    if not bool(kept.any()):
+        raise ValueError(f"every label is {ignore}: no token is left to unlearn")
+    p = torch.softmax(logits[kept].float(), -1)  # (tokens, vocabulary)
+    label = labels[kept].unsqueeze(-1)
+    others = p.scatter(-1, label, 0.0).amax(-1)
+    return (1 + p.gather(-1, label).squeeze(-1) - others).mean()
