@@ -39,8 +39,8 @@ evaluation text.
 Seconds are of the processor, one thread, on a machine shared with other work: calibration is the
 passes over the data that a method's statistics take (shared by methods, timed once), factorisation
 is all else until the model is rewritten, and holds the cascade's runs of the model. Healing makes
-as many steps as fit, by the pace of some steps before it, into {healing} processor seconds, which
-is two minutes of two cores; the tables say what they took."""
+as many steps as fit into {healing} processor seconds, which is two minutes of two cores, the
+original's passes included; the tables say what it took."""
 SEED_NOTE = "± is half the range over calibration seeds; no ± means one seed."
 
 

@@ -69,7 +69,7 @@ class Encoder(Task):
     targets = r"re:encoder\..*"
 
     def __init__(self, small: bool = False) -> None:
-        self.sizes = Sizes(64, 64, 48) if small else Sizes(1000, 4000, 200)
+        self.sizes = Sizes(64, 64, 48) if small else Sizes(1000, 8000, 200)
 
     @cached_property
     def folder(self) -> str:
@@ -94,7 +94,10 @@ class Encoder(Task):
         return self._batches(texts.sample("calibration", self.sizes.calibration, seed), 16)
 
     def healing(self, seed: int) -> Batches:
-        return self._batches(texts.sample("calibration", self.sizes.healing, seed), 16)
+        found = texts.sample("calibration", self.sizes.healing, seed)
+        return batches(
+            found, tokenizer=self.tokenizer, sequence_length=64, batch_size=16, by_length=True
+        )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return self._measure(model, self._evaluation, "in", "out")

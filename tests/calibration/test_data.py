@@ -96,6 +96,14 @@ def test_a_list_of_texts_is_padded(wrapping) -> None:
     assert made.notes == ["1 of 4 texts were cut to 6 tokens"]
 
 
+def test_texts_of_like_length_share_a_batch(wrapping) -> None:
+    texts = [words(1, 2, 3, 4), words(5), words(6, 7, 8), words(9)]
+    made = batches(texts, tokenizer=wrapping, sequence_length=8, batch_size=2, by_length=True)
+    assert [tuple(batch["input_ids"].shape) for batch in made] == [(2, 3), (2, 6)]
+    assert [int(batch["attention_mask"].sum()) for batch in made] == [6, 11]
+    assert made[0]["input_ids"].tolist() == [[1, 10, 2], [1, 14, 2]]
+
+
 def test_texts_can_be_packed_and_empty_ones_are_reported(bare) -> None:
     made = batches([words(0, 1), words(2)], tokenizer=bare, sequence_length=4, pack=True)
     assert made[0]["input_ids"].tolist() == [[3, 4, 1, 5]]

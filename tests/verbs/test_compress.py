@@ -203,6 +203,35 @@ def test_healing_lowers_the_output_error():
     assert not model.training
 
 
+def test_healing_minutes_are_of_the_clock_and_hold_the_originals_passes():
+    model = tiny_bert()
+    original = copy.deepcopy(model)
+    corank.compress(model, "svd", keep=0.4)
+    now = [0.0]
+    original.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + 1.0))
+    model.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + 2.0))
+    healed = corank.heal(model, original, tokens(), minutes=10 / 60, clock=lambda: now[0])
+    assert healed.steps == 3  # a fourth would end after twelve of the ten seconds
+    assert healed.seconds == 9.0
+
+
+def test_healing_trains_the_blocks_alone_and_leaves_flags_as_they_were():
+    model = tiny_bert()
+    original = copy.deepcopy(model)
+    corank.compress(model, "svd", keep=0.4)
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    before = copy.deepcopy(model.state_dict())
+    table = model.embeddings.word_embeddings.weight
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(table.requires_grad))
+    corank.heal(model, original, tokens(), steps=2)
+    assert seen == [False, False]
+    assert flags == {name: p.requires_grad for name, p in model.named_parameters()}
+    changed = [n for n, v in model.state_dict().items() if not torch.equal(v, before[n])]
+    assert changed
+    assert all(name.startswith("encoder.layer.") for name in changed)
+
+
 def test_merging_gives_back_plain_modules_with_the_same_function():
     model = tiny_llama()
     corank.compress(model, "svd_llm", keep=0.5, data=tokens())

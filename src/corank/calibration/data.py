@@ -46,6 +46,7 @@ def batches(
     count: int | None = None,
     batch_size: int = 8,
     pack: bool | None = None,
+    by_length: bool = False,
 ) -> Batches:
     """Turn `data` into a list of model inputs. Nothing is left out without a note.
 
@@ -59,6 +60,8 @@ def batches(
     pack: join the texts, separated by the tokenizer's end-of-text token, and cut the result into
         sequences of equal length, the last of which may be shorter. Default: files are packed, a
         list or a column of texts is padded.
+    by_length: put padded texts of like length, in tokens, into one batch: little padding, but not
+        in the order given.
 
     Raises: DataError for empty data, a missing tokenizer, an unknown path, or an element that no
         model can be called with.
@@ -75,9 +78,8 @@ def batches(
     def from_texts(texts: Iterable[str], pack: bool) -> Batches:
         if tokenizer is None:
             raise DataError("the calibration data is text: give tokenizer=, the model's own")
-        form = packed if pack else padded
-        made = form(texts, tokenizer, sequence_length, count, batch_size, notes)
-        return Batches(made, notes)
+        how = (texts, tokenizer, sequence_length, count, batch_size, notes)
+        return Batches(packed(*how) if pack else padded(*how, by_length), notes)
 
     if isinstance(data, (str, os.PathLike)):
         return from_texts(read_documents(data, notes), pack is not False)

@@ -79,6 +79,7 @@ def padded(
     count: int | None,
     batch_size: int,
     notes: list[str],
+    by_length: bool = False,
 ) -> list[dict[str, Tensor]]:
     """One sequence per text, cut to `sequence_length` tokens and padded to its batch's longest."""
     rows: list[dict[str, list[int]]] = []
@@ -99,6 +100,8 @@ def padded(
         notes.append(f"{cut} of {len(rows)} texts were cut to {sequence_length} tokens")
     if empty:
         notes.append(f"{empty} empty texts were left out")
+    if by_length:
+        rows.sort(key=lambda row: len(row["input_ids"]))
     return [_pad(part, tokenizer) for part in _groups(rows, batch_size)]
 
 

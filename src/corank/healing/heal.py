@@ -22,6 +22,7 @@ from .features import block_features
 from .losses import feature_loss, output_loss, perturbation_loss, token_mask
 
 WARM_UP = 0.05
+BETAS = (0.9, 0.98)  # some hundred steps: the usual 0.999 would average over all of them
 
 
 @dataclass
@@ -43,12 +44,13 @@ def heal(
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 6e-4,
     features: float = 1.0,
     output: float = 1.0,
     perturbation: float = 0.0,
     epsilon: float = 0.0,
     seed: int = 0,
+    clock: Callable[[], float] = perf_counter,
     progress: Callable[[str, float], None] | None = None,
     **reading: Any,
 ) -> Healed:
@@ -60,6 +62,8 @@ def heal(
 
     Trains, with AdamW, a warm-up over the first twentieth and a cosine decay to zero, whatever
     requires grad inside the model's blocks (everywhere, if it has none), for `minutes` or `steps`.
+    Minutes hold everything, the original's passes too, and a step that would not fit is not begun.
+    They are of `clock`, in seconds: `time.process_time` counts the processor's instead.
     data and `reading`: as in `corank.calibration.batches`. Batches are visited in a new seeded
     order each time round. Training runs in evaluation mode: no dropout.
 
@@ -68,22 +72,29 @@ def heal(
     """
     if (minutes is None) == (steps is None):
         raise ValueError("say how long to heal by exactly one of minutes= and steps=")
-    held = data if isinstance(data, Batches) else batches(data, **reading)
+    started = clock()
+    held = data if isinstance(data, Batches) else batches(data, **{"by_length": True} | reading)
     trained = _trained(model)
     told = progress or (lambda stage, fraction: None)
     pairs = list(_pairs(model, original)) if perturbation else []
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
-    healed, started = Healed(), perf_counter()
+    fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+    optimizer = torch.optim.AdamW(
+        trained, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=fused
+    )
+    healed, begun = Healed(), clock()
 
     def fraction() -> float:
         if steps is not None:
             return healed.steps / steps
         assert minutes is not None
-        return (perf_counter() - started) / (60 * minutes)
+        now = clock()
+        coming = (now - begun) / healed.steps if healed.steps else 0.0
+        return (now - started + coming) / (60 * minutes)
 
     with (
         _restored_on_error(trained),
         _quiet(model),
+        _training_only(model, trained),
         untouched(original),
         block_features(model) as mine,
         block_features(original) as theirs,
@@ -116,7 +127,7 @@ def heal(
             optimizer.step()
             healed.losses.append(float(loss.detach()))
     optimizer.zero_grad()
-    healed.seconds = perf_counter() - started
+    healed.seconds = clock() - started
     return healed
 
 
@@ -158,6 +169,20 @@ def _quiet(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def _training_only(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+    """Nothing else requires grad inside, so that no gradient is computed that nobody uses."""
+    wanted = {id(p) for p in trained}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in wanted]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
