@@ -29,9 +29,8 @@ def check_finite(a: Tensor, name: str) -> None:
     """Raise ValueError if `a` has no values (meta device) or has NaN or infinite entries."""
     if a.is_meta:
         raise ValueError(f"{name} is on the meta device; load its values first")
-    if bool(torch.isfinite(a.sum(dtype=torch.float64))):
-        return  # a finite sum has finite terms, at a tenth of the price of looking at each
-    if not bool(torch.isfinite(a).all()):
+    low, high = a.aminmax()  # NaN goes through both, at a tenth of the price of looking at each
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
         raise ValueError(f"{name} has NaN or infinite entries; repair or exclude it first")
 
 
