@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .checks import gaussian
 from .leading import Method, leading
-from .metric import deflate, extend, unit_peak
+from .metric import deflate, extend, inner, unit_peak, weigh
 
 DOUBLE_SIDE = 512
 _LEVELS = 8
@@ -55,8 +55,7 @@ def _cut(core: Tensor, residual: Tensor, gram: Tensor | None, noise: float, scal
     spread = gram.diagonal() if gram is not None and gram.ndim == 2 else gram
 
     def spread_energy(a: Tensor) -> float:
-        columns = torch.linalg.vector_norm(a, dim=0).square()
-        return float((columns if spread is None else columns * spread).sum())
+        return inner(weigh(a, spread), a)
 
     whole = spread_energy(core)
     deflation = (side * eps) ** 2 * whole

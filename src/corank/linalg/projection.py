@@ -13,7 +13,7 @@ from .checks import check_rank, own_generator, working_dtype
 from .leading import Method
 from .levels import DOUBLE_SIDE, solve_levels
 from .metric import check_pair, inner, unit_peak, weigh
-from .reduction import reduce_leading, reduce_tall
+from .reduction import lift_leading, reduce_tall, shifted_root
 from .svd import fix_signs
 from .symmetric import symmetric_product
 
@@ -57,13 +57,14 @@ def _solve_tall(
     w: Tensor, gram: Tensor | None, rank: int, method: Method, generator: torch.Generator
 ) -> Tensor:
     """Orthonormal (m, rank) in the dtype of w (m, n), m > n, from its square core."""
-    if w.dtype == torch.float32 and DOUBLE_SIDE < w.shape[1] and 2 * rank <= w.shape[1]:
-        core, lift = reduce_leading(w)
-        u = lift(solve_levels(core, gram, rank, method, generator))
-        if u is not None:
-            return u
-    core, exact_lift = reduce_tall(w)
-    return exact_lift(solve_levels(core, gram, rank, method, generator).to(w))
+    if w.dtype == torch.float32 and w.shape[1] > DOUBLE_SIDE and 2 * rank <= w.shape[1]:
+        core = shifted_root(w)
+        if core is not None:
+            u = lift_leading(w, core, solve_levels(core, gram, rank, method, generator))
+            if u is not None:
+                return u
+    core, lift = reduce_tall(w)
+    return lift(solve_levels(core, gram, rank, method, generator).to(w))
 
 
 def projection_spectrum(w: Tensor, gram: Tensor | None) -> Tensor:

@@ -12,8 +12,8 @@ def sketch_rows(a: Tensor, width: int, generator: torch.Generator) -> Tensor:
     """(width, n) = Omega^T a for a (p, n): each row of a enters 4 rows of the result with a sign.
 
     Serves a subspace iteration as well as a Gaussian sketch (Martinsson and Tropp 2020, section
-    9.2). Rows are dealt in turn from 4 random places, so each is in every copy of the sketch, memory
-    is read in order and sums have a fixed order.
+    9.2). Rows are dealt in turn from 4 random places, so each is in every copy of the sketch,
+    memory is read in order and sums have a fixed order.
     """
     side = a.shape[0]
     result = a.new_zeros(width, a.shape[1])
