@@ -118,6 +118,26 @@ def test_large_side_takes_the_iteration_and_stays_optimal(monkeypatch: pytest.Mo
     assert hard.norm(w.double() - u @ (u.T @ w.double()), c) <= best * 1.001
 
 
+@pytest.mark.parametrize("kind", ["full", "few_tokens", "condition_1e15", "massive"])
+@pytest.mark.parametrize("weight", ["plain", "ill", "deficient", "zero"])
+def test_tall_float32_goes_by_the_gram_of_the_weight(weight: str, kind: str) -> None:
+    rows, columns, rank = 900, 600, 150
+    w = torch.randn(rows, columns, generator=hard.draw(4), dtype=torch.float64)
+    if weight == "ill":
+        w *= torch.logspace(0, -12, columns, dtype=torch.float64)
+    elif weight == "deficient":
+        w[:, 100:] = w[:, :100].repeat(1, 5)
+    elif weight == "zero":
+        w.zero_()
+    w = w.float()
+    c = hard.gram(kind, columns).float()  # type: ignore[union-attr]
+    u = top_left_subspace(w, c, rank)
+    torch.testing.assert_close(u.T @ u, torch.eye(rank), atol=1e-5, rtol=0)
+    best, total = hard.optimum(w, c, rank)
+    wide = u.double() @ (u.double().T @ w.double())
+    assert hard.norm(w.double() - wide, c) <= best * 1.001 + 1e-3 * total
+
+
 def test_equal_seeds_agree_and_the_global_state_is_untouched() -> None:
     w = hard.weight(60, 60).float()
     before = torch.get_rng_state()

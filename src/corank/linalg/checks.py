@@ -34,10 +34,9 @@ def check_finite(a: Tensor, name: str) -> None:
 
 
 def all_finite(a: Tensor) -> bool:
-    """Whether no entry is NaN or infinite."""
-    if bool(torch.isfinite(a.sum(dtype=torch.float64))):
-        return True  # a finite sum has finite terms, at a tenth of the price of looking at each
-    return bool(torch.isfinite(a).all())
+    """Whether no entry is NaN or infinite, at a tenth of the price of looking at each."""
+    low, high = a.aminmax()  # NaN goes through both
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def check_rank(rank: int, shape: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""Leading eigenspace of a large positive semidefinite operator by filtered subspace iteration."""
+"""Leading eigenspace of a large positive semidefinite operator by shifted subspace iteration."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import gaussian
-from .symmetric import symmetric_eigh
+from .nystrom import nystrom
+from .orthonormal import independent
 
-_DEGREE = 3
-_ROUNDS = 16
+_SHIFT = 3.0
+_STEPS = 48
+_PACE = 2.4  # natural logarithm of what a product takes off the gain, as a rule
+_LONGEST_WAIT = 4
+_NEAREST = 16
+_STRIDE = 16
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 2e-6}
 
 
@@ -27,91 +31,66 @@ class Eigenspace(NamedTuple):
 
 def eigenspace_width(rank: int) -> int:
     """Columns that the iteration works on to find `rank` of them."""
-    return rank + max(16, 3 * rank // 16)
+    return rank + max(16, rank // 4)
 
 
 def top_eigenspace(
-    apply: Callable[[Tensor], Tensor],
-    like: Tensor,
-    side: int,
-    rank: int,
-    total: float,
-    *,
-    generator: torch.Generator,
+    apply: Callable[[Tensor], Tensor], start: Tensor, rank: int, total: float
 ) -> Eigenspace:
     """Top-`rank` eigenspace of a positive semidefinite (p, p) operator with trace `total`.
 
-    `apply` maps (p, k) to (p, k) in the dtype and device of `like`. Each round is a Chebyshev
-    filter on the unwanted part of the spectrum (Zhou et al. 2006) and a Rayleigh-Ritz step. The
-    filter runs as shifted products, each made independent again, because a power of a spiked
-    spectrum does not fit float32. Rounds end when the energy still to be gained is estimated below
-    1e-3 (float32) or 2e-6 (float64) of the energy left out, which is known exactly from `total`;
-    a rank-r loss is then within about half that share of the best. `converged` is False if 16
-    rounds did not get there.
+    `apply` maps (p, k) to (p, k); `start` (p, width >= rank) is its product with a random sketch.
+    A step is one product, whose columns are then made independent with a root of a Chebyshev filter
+    taken out (Zhou et al. 2006). `nystrom` extracts the eigenpairs, the first time after two
+    products. Steps end when the energy still to be gained is estimated below 1e-3 (float32) or 2e-6
+    (float64) of the energy left out, which is known from `total`; a rank-r loss is then within
+    about half that share of the best. `converged` is False if 48 steps did not get there.
     """
-    eps = torch.finfo(like.dtype).eps
-    width = min(side, eigenspace_width(rank))
-    basis = torch.linalg.qr(apply(gaussian(side, width, like, generator))).Q  # (p, width)
-    image = apply(basis)
-    edge = float(torch.linalg.eigvalsh(_symmetric(basis.T @ image))[0])
-    previous = math.inf
-    for _ in range(_ROUNDS):
-        basis = torch.linalg.qr(_filter(apply, basis, image, max(edge, 0.0))).Q
+    side, width = start.shape
+    eps = torch.finfo(start.dtype).eps
+    basis = independent(start)  # (p, width)
+    previous, wait, edge = math.inf, 1, 0.0
+    for step in range(_STEPS):
         image = apply(basis)
-        values, rotation = symmetric_eigh(_symmetric(basis.T @ image))
-        vectors = basis @ rotation[:, :rank]
-        gain = _gain(image @ rotation[:, :rank] - vectors * values[:rank], values)
-        tail = max(0.0, total - float(values[:rank].sum(dtype=torch.float64)))
-        converged = gain <= max(_TOLERANCE[like.dtype] * tail, 16 * eps * total)
-        settled = gain > 0.8 * previous and gain <= 256 * eps * total  # rounding, not progress
-        if converged or settled:
-            return Eigenspace(values[:rank], vectors, True)
-        previous, edge = gain, float(values[-1])
+        if step == 0:  # what the basis does not see has this mean, and up to a few times as much
+            seen = float(torch.linalg.vecdot(basis.T, image.T).sum(dtype=torch.float64))
+            edge = 2 * _SHIFT * max(0.0, total - seen) / max(1, side - width)
+        if wait:
+            wait -= 1
+        else:
+            values, vectors = nystrom(basis, image, rank)
+            gain = _gain(apply, vectors, values)
+            tail = total - float(values[:rank].sum(dtype=torch.float64))
+            limit = max(_TOLERANCE[start.dtype] * tail, 16 * eps * total)
+            settled = gain > 0.8 * previous and gain <= 256 * eps * total  # rounding, not progress
+            if gain <= limit or settled:
+                return Eigenspace(values[:rank], vectors, True)
+            wait = int(min(_LONGEST_WAIT, math.log(gain / limit) / _PACE)) if limit > 0 else 0
+            previous, edge = gain, max(float(values[-1]), 0.0)
+        basis = independent(image - _root(edge, step) * basis)
     return Eigenspace(values[:rank], vectors, False)
 
 
-def _filter(apply: Callable[[Tensor], Tensor], basis: Tensor, image: Tensor, edge: float) -> Tensor:
-    """Chebyshev polynomial of [0, edge] of the operator, times basis, up to a change of columns.
+def _root(edge: float, step: int) -> float:
+    """Roots of the cubic Chebyshev polynomial of [0, edge] in turn, the middle one first."""
+    return edge / 2 * (1 - math.cos(math.pi * (3, 1, 5)[step % 3] / 6))
 
-    One factor per root; `image` is the product with `basis`, which the first of them needs.
+
+def _gain(apply: Callable[[Tensor], Tensor], vectors: Tensor, values: Tensor) -> float:
+    """Energy that converged vectors would add: second-order perturbation of each value.
+
+    vectors: (p, r), values: (width,). The rest of the spectrum is taken to start at the smallest
+    value. Residuals are taken of the last 16 vectors and of every sixteenth before them.
     """
-    block = basis
-    for index in range(_DEGREE):
-        root = edge / 2 * (1 - math.cos(math.pi * (2 * index + 1) / (2 * _DEGREE)))
-        if index:
-            block = _independent(block)
-            image = apply(block)
-        block = image - root * block
-    return block
-
-
-def _symmetric(small: Tensor) -> Tensor:
-    return (small + small.T) / 2
-
-
-def _gain(residual: Tensor, values: Tensor) -> float:
-    """Energy that converged Ritz vectors would add: second-order perturbation of each value.
-
-    residual: (p, r), one column for each of the leading `values` (width,). The rest of the
-    spectrum is taken to start at the smallest Ritz value.
-    """
-    rank = residual.shape[1]
-    gap = (values[:rank] - values[-1]).clamp_min(torch.finfo(values.dtype).tiny)
-    share = residual.square().sum(0) / gap
-    return float(torch.minimum(share, values[:rank].clamp_min(0)).sum(dtype=torch.float64))
-
-
-def _independent(block: Tensor) -> Tensor:
-    """Well-conditioned columns (p, k) of the same span: the unit lower factor of a pivoted LU.
-
-    Half the price of a QR, and as good between two products (Halko et al. 2011, section 4.5).
-    """
-    packed, pivots, _ = torch.linalg.lu_factor_ex(block)  # zero pivots leave unit columns
-    order = list(range(block.shape[0]))
-    for row, pivot in enumerate(pivots.tolist()):
-        order[row], order[pivot - 1] = order[pivot - 1], order[row]
-    lower = packed.tril(-1)
-    lower.diagonal().fill_(1)
-    spread = torch.empty_like(lower)
-    spread[torch.tensor(order, device=block.device)] = lower
-    return spread
+    rank = vectors.shape[1]
+    near = max(0, rank - _NEAREST)
+    picked = torch.cat([torch.arange(0, near, _STRIDE), torch.arange(near, rank)])
+    weight = torch.ones(picked.shape[0], dtype=values.dtype)
+    far = -(-near // _STRIDE)
+    weight[:far] = near / max(1, far)
+    picked, weight = picked.to(values.device), weight.to(values)
+    image = apply(vectors[:, picked])
+    image = image - vectors @ (vectors.T @ image)
+    gap = (values[picked] - values[-1]).clamp_min(torch.finfo(values.dtype).tiny)
+    share = torch.minimum(image.square().sum(0) / gap, values[picked].clamp_min(0))
+    return float((share * weight).sum(dtype=torch.float64))

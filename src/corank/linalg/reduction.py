@@ -7,13 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .orthonormal import renewed
+from .symmetric import symmetric_product
+
+_WORST_LENGTH = 1e-2
+
 
 def reduce_tall(w: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Square T (n, n) with W = Q T for w (m, n), m >= n, and the map from V (n, r) to Q V.
 
     Left singular vectors of T carry over to W through Q, which stays a product of Householder
-    reflections. A Cholesky of W^T W would save a tenth of the solver's time and lose orthogonality
-    as the square of W's condition.
+    reflections.
     """
     rows, columns = w.shape
     reflectors, scales = torch.geqrf(w)
@@ -23,3 +27,27 @@ def reduce_tall(w: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         return torch.ormqr(reflectors, scales, padded)
 
     return reflectors[:columns].triu(), lift
+
+
+def shifted_root(w: Tensor) -> Tensor | None:
+    """Upper T (n, n) with T^T T = W^T W + shift for w (m, n), or None if there is none.
+
+    It stands for w where only leading directions count, at the speed of matrix products. The shift,
+    of the size of the rounding of W^T W, keeps it defined for every condition of W.
+    """
+    moment = symmetric_product(w.T, w.T)
+    shift = torch.finfo(w.dtype).eps * torch.linalg.vector_norm(moment)
+    moment.diagonal().add_(shift)
+    root, failed = torch.linalg.cholesky_ex(moment, upper=True)
+    return None if bool(failed) else root
+
+
+def lift_leading(w: Tensor, root: Tensor, v: Tensor) -> Tensor | None:
+    """Orthonormal basis (m, r) of W T^-1 V for V (n, r) in the coordinates of T = shifted_root(w).
+
+    None where T^-1 V leans on directions of W that the shift hides: then columns of W T^-1 V are
+    no longer of unit length, and `reduce_tall` has to serve.
+    """
+    u = w @ torch.linalg.solve_triangular(root, v, upper=True)
+    length = torch.linalg.vector_norm(u, dim=0)
+    return renewed(u) if bool(((length - 1).abs() < _WORST_LENGTH).all()) else None

@@ -69,8 +69,11 @@ def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
     moment = a.new_empty(side, side)
     for start in range(0, side, _BLOCK):
         stop = min(start + _BLOCK, side)
-        torch.matmul(a[start:stop], b[:stop].T, out=moment[start:stop, :stop])
-    return moment.tril_() + moment.tril(-1).T
+        strip = moment[start:stop, :stop]
+        torch.matmul(a[start:stop], b[:stop].T, out=strip)
+        moment[:start, start:stop] = strip[:, :start].T
+        strip[:, start:] = (strip[:, start:] + strip[:, start:].T) / 2
+    return moment
 
 
 def root_psd(c: Tensor) -> Tensor:

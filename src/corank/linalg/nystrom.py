@@ -1,0 +1,29 @@
+"""Eigenpairs of a positive semidefinite operator from one product with a basis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .orthonormal import renewed
+from .symmetric import symmetric_eigh, symmetric_product
+
+
+def nystrom(basis: Tensor, image: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k,) and `rank` eigenvectors (p, rank) of Y (B^T Y)^-1 Y^T, which is below M.
+
+    basis B: (p, k), orthonormal to about 1e-2. image Y: (p, k) = M B. The vectors lie in the range
+    of the product, so they are as near as Rayleigh-Ritz would come with one product more. Computed
+    with a shift of the size of rounding (Tropp, Yurtsever, Udell and Cevher 2017, algorithm 3);
+    Rayleigh-Ritz in its place where B^T Y is indefinite even so.
+    """
+    moment = symmetric_product(image.T, basis.T)
+    shift = torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image)
+    lower, failed = torch.linalg.cholesky_ex(moment + shift * torch.eye(len(moment)).to(moment))
+    if bool(failed):
+        values, rotation = symmetric_eigh(moment)
+        return values, renewed(basis @ rotation[:, :rank])
+    root = torch.linalg.solve_triangular(lower.T, image + shift * basis, upper=True, left=False)
+    values, rotation = symmetric_eigh(symmetric_product(root.T, root.T))
+    scaled = rotation[:, :rank] * values[:rank].clamp_min(torch.finfo(values.dtype).tiny).rsqrt()
+    return values - shift, renewed(root @ scaled)
