@@ -35,6 +35,8 @@ def check_finite(a: Tensor, name: str) -> None:
 
 def all_finite(a: Tensor) -> bool:
     """Whether no entry is NaN or infinite, at a tenth of the price of looking at each."""
+    if a.numel() == 0:
+        return True
     low, high = a.aminmax()  # NaN goes through both
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
