@@ -9,11 +9,18 @@ from corank.models import find_sites
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
+    "adalora": {"target_r": 2, "init_r": 4, "tinit": 2, "tfinal": 3, "deltaT": 2},
+    "aflora": {"interval": 2},
     "corda": {"rank": 8},
     "eva": {"rank": 4},
     "kore": {"rank": 8},
     "lora_sb": {"rank": 8},
+    "periodic_lora": {"rank": 2, "every": 4, "cycles": 2, "momentum": 0.5, "warmup": 2},
     "pmss": {"rank": 8},
+    "prilora": {"interval": 3},
+    "relora": {"rank": 4, "every": 4, "cycles": 3, "prune": 0.5, "warmup": 2},
+    "shears": {"rank": 4, "alpha": 8.0, "space": (4, 2, 1)},
+    "sora": {"threshold": (1e-3, 1e-2)},
     "svfit": {"rank": 6},
     "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},
 }
@@ -65,6 +72,13 @@ def leaves(op):
             key = f"{name}_{number}"
         found[key] = leaf
     return found
+
+
+def mask_by_hand(model, op, kept):
+    """Mask ranks of a product that may have been made without a mask."""
+    op.mask = kept if op.mask is None else op.mask & kept
+    for weight in adapted(model).values():
+        weight.refresh()
 
 
 def stir(model, scale=0.1, seed=2):

@@ -1,6 +1,7 @@
 """Every registered adapter against the laws that it declares. A new method adds no test here."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,7 +12,17 @@ from corank.adapters import adapted, adapters
 from corank.layers import Linear
 from corank.operators import build, describe
 
-from .small import PARAMETERS, adapt, batches, leaves, loss, operators, small_model, stir
+from .small import (
+    PARAMETERS,
+    adapt,
+    batches,
+    leaves,
+    loss,
+    mask_by_hand,
+    operators,
+    small_model,
+    stir,
+)
 
 METHODS = [m for m in corank.methods("adapt") if "plain_module" not in m.laws]
 every = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.key)
@@ -218,3 +229,63 @@ def test_training_resumes_exactly(method):
     run(again, control, optimizer, range(5, 12))
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def train(model, optimizer, steps):
+    for step in steps:
+        value = loss(model, batches(6)[step % 6])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    return value.item()
+
+
+def started(method, steps, mask=()):
+    """A model trained for some steps, with some ranks of every trainable product masked then."""
+    model, _ = adapt(method)
+    control = corank.controller(model, total_steps=12)
+    optimizer = torch.optim.Adam(control.parameter_groups(1e-3))
+    control.attach(optimizer)
+    train(model, optimizer, range(steps))
+    for op in control.trainings[0].low_ranks().values():
+        kept = torch.ones(op.rank, dtype=torch.bool)
+        kept[list(mask)] = False
+        mask_by_hand(model, op, kept)
+    return model, control, optimizer
+
+
+@law("dynamic")
+def test_masked_equals_cut_and_the_optimiser_follows(method):
+    model, control, optimizer = started(method, 6, mask=(0,))
+    products = control.trainings[0].low_ranks().values()
+    before, moments, expected = model(X).detach(), [], []
+    for op in products:
+        for name, axis in (("a", 0), ("b", 1), ("gate", 0)):
+            leaf = getattr(op, name)
+            if leaf is not None and "exp_avg" in optimizer.state.get(leaf, {}):
+                alive = op.alive.nonzero().squeeze(1)
+                moments.append((op, name))
+                expected.append(
+                    [optimizer.state[leaf][k].index_select(axis, alive)
+                     for k in ("exp_avg", "exp_avg_sq")]
+                )  # fmt: skip
+    assert corank.adapters.compact(model, optimizer, control) >= len(products)
+    torch.testing.assert_close(model(X), before)
+    assert all(op.alive.all() for op in products)
+    for (op, name), values in zip(moments, expected, strict=True):
+        state = optimizer.state[getattr(op, name)]
+        assert torch.equal(state["exp_avg"], values[0])
+        assert torch.equal(state["exp_avg_sq"], values[1])
+    grouped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in model.parameters() if p.requires_grad} <= grouped
+    assert grouped <= {id(p) for p in model.parameters()}
+    assert {id(p) for p in optimizer.state} <= grouped
+
+
+@law("dynamic")
+def test_training_goes_on_after_a_cut(method):
+    model, control, optimizer = started(method, 5, mask=(0,))
+    corank.adapters.compact(model, optimizer, control)
+    before = model(X).detach()
+    assert math.isfinite(train(model, optimizer, range(5, 12)))
+    assert not torch.equal(model(X), before)

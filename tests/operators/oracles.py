@@ -18,9 +18,11 @@ from corank.operators import (
     ColumnNormalised,
     Dense,
     Diagonal,
+    Gated,
     Hadamard,
     Kron,
     LowRank,
+    Observed,
     Operator,
     Permutation,
     Product,
@@ -31,6 +33,7 @@ from corank.operators import (
     Scaled,
     Sparse,
     Sum,
+    Tempered,
     Transpose,
 )
 
@@ -252,6 +255,24 @@ def column_normalised() -> Case:
 def row_normalised_detached() -> Case:
     (lr, w), m = low_rank(4, 6, 2), rand(4)
     return RowNormalised(lr, m), torch.diag(m / w.square().sum(1).sqrt()) @ w
+
+
+@oracle
+def gated() -> Case:
+    (lr, m), logit = low_rank(5, 7, 2), rand(1)
+    return Gated(lr, logit), m / (1 + torch.exp(-logit))
+
+
+@oracle
+def observed() -> Case:
+    lr, m = low_rank(5, 7, 2)
+    return Observed(lr, torch.zeros(7, dtype=torch.float64), 0.5), m
+
+
+@oracle
+def tempered_detached() -> Case:
+    lr, m = low_rank(5, 7, 2)
+    return Tempered(lr, 2.0), m
 
 
 @oracle

@@ -176,6 +176,9 @@ class Controller:
             training.memory = dict(saved["memory"])
             training.generator.set_state(saved["generator"])
         self._started = True
+        for training, control in self._each():
+            if control.resume is not None:
+                control.resume(training)
 
     def _each(self) -> Iterator[tuple[Training, Control]]:
         for training, controls in self._parts:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..models import Site
-from ..operators import Operator
+from ..operators import LowRank, Operator
 
 
 @dataclass(eq=False)
@@ -44,6 +44,39 @@ class Training:
                     found[f"{site}/{name}"] = leaf
         return found
 
+    def low_ranks(self) -> dict[str, LowRank]:
+        """The low-rank products of which something trains, by "<site>/<path>", each once."""
+        found: dict[str, LowRank] = {}
+        seen: set[int] = set()
+        for site, op in self.operators.items():
+            for path, part in op.named_modules():
+                trains = any(p.requires_grad for p in part.parameters())
+                if isinstance(part, LowRank) and trains and id(part) not in seen:
+                    seen.add(id(part))
+                    found[f"{site}/{path}"] = part
+        return found
+
+    def low_ranks_of(self, site: str) -> list[LowRank]:
+        """Those of `low_ranks` that stand at a site."""
+        return [op for name, op in self.low_ranks().items() if name.startswith(f"{site}/")]
+
+    def planned(self) -> int:
+        """Optimiser steps planned. Raises ValueError where the controller was not told."""
+        if self.total is None:
+            raise ValueError(
+                f"adapter {self.name!r} follows a schedule over the whole training: give "
+                "corank.controller(model, total_steps=...)"
+            )
+        return self.total
+
+    def attached(self) -> Optimizer:
+        """The optimiser. Raises ValueError where the controller was not attached to one."""
+        if self.optimizer is None:
+            raise ValueError(
+                f"adapter {self.name!r} acts on the optimiser: call controller.attach(optimizer)"
+            )
+        return self.optimizer
+
 
 Hook = Callable[[Training], None]
 
@@ -52,12 +85,14 @@ Hook = Callable[[Training], None]
 class Control:
     """A method's behaviour while training; parts left out do nothing.
 
-    `start` runs once, before the first step, and not again after a resume; `penalty` is added to
+    `start` runs once, before the first step, and not again after a resume; `resume` runs when a
+    saved memory was loaded, to let the leaves be as it says; `penalty` is added to
     the loss, a scalar; `before_step` runs when the gradients are there, `after_step` when the
     optimiser has moved. `learning_rates` maps a leaf's last name ("b") to a factor on the rate.
     """
 
     start: Hook | None = None
+    resume: Hook | None = None
     penalty: Callable[[Training], Tensor] | None = None
     before_step: Hook | None = None
     after_step: Hook | None = None

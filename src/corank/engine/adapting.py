@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from ..adapters.record import adapted, adapters
 from ..models import Site, install
 from ..operators import Adapted, Base, LowRank, Operator
 from ..operators.counting import count_each
 from ..registry import Adaptation
 from ..report import Report, SiteRow
+
+
+def note_earlier(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Let the sites know the adapters that their weights carry already."""
+    weights = adapted(model) if adapters(model) else {}  # most models carry none: no walk
+    for site in sites:
+        held = weights.get(site.name)
+        if held is not None:
+            site.earlier = dict(zip(held.names, held.operators, strict=True))
 
 
 def put_beside(
@@ -46,6 +56,18 @@ def put_beside(
             weight = Adapted(op, base=bases[site.name], names=(name,), weights=(1.0,))
             install(model, site, weight)
     return made
+
+
+def stand_on(model: nn.Module, made: Mapping[str, Operator]) -> None:
+    """Leaves of other adapters that the new ones share and hold frozen train no more."""
+    if not adapters(model):
+        return
+    frozen = {id(p) for op in made.values() for p in op.parameters() if not p.requires_grad}
+    weights = adapted(model)
+    for other in adapters(model).values():
+        for path, names in other.trains.items():
+            op = weights[path].adapter(other.name)
+            other.trains[path] = tuple(n for n in names if id(op.get_parameter(n)) not in frozen)
 
 
 def count_plan(

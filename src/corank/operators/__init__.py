@@ -8,10 +8,12 @@ from .cayley import Cayley
 from .cost import dense_flops
 from .dense import Dense
 from .diagonal import Diagonal
+from .gated import Gated
 from .hadamard import Hadamard
 from .kron import Kron
 from .low_rank import LowRank
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
+from .observed import Observed
 from .operator import Operator, trainable
 from .packing import pack, unpack
 from .permutation import Permutation
@@ -24,6 +26,7 @@ from .scaled import Scaled
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
 from .sum import Sum
+from .tempered import Tempered
 from .transpose import Transpose, adjoint, transpose
 
 __all__ = [
@@ -36,9 +39,11 @@ __all__ = [
     "ColumnNormalised",
     "Dense",
     "Diagonal",
+    "Gated",
     "Hadamard",
     "Kron",
     "LowRank",
+    "Observed",
     "Operator",
     "Permutation",
     "Product",
@@ -49,6 +54,7 @@ __all__ = [
     "Scaled",
     "Sparse",
     "Sum",
+    "Tempered",
     "Transpose",
     "additions",
     "adjoint",

@@ -58,7 +58,7 @@ def between(b: Tensor, core: Tensor, a: Tensor, scale: float = 1.0) -> Operator:
     return Product(left if scale == 1 else Scaled(left, scale), Dense(a))
 
 
-def zero_low_rank(rank: int, gated: bool = False) -> Delta:
+def zero_low_rank(rank: int, gated: bool = False) -> Callable[[Operator, Site], LowRank]:
     """b a of that rank, trainable: a kaiming-uniform, b zero (LoRA's start; reversed at an
     embedding, whose a is zero and whose b is normal, as in PEFT)."""
 

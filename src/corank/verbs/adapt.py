@@ -15,7 +15,7 @@ from ..adapters import activate
 from ..adapters.own import keep, switch
 from ..adapters.record import Adapter, adapters
 from ..calibration import batches, collect, load_statistics, save_statistics
-from ..engine.adapting import count_plan, describe_adapted, put_beside
+from ..engine.adapting import count_plan, describe_adapted, note_earlier, put_beside, stand_on
 from ..engine.building import without_collection
 from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
@@ -69,6 +69,7 @@ def adapt(
     recipe: Adaptation = registered.recipe(params)
     every, left_out = survey(model, seed)
     sites = _in_layers(choose_sites(every, left_out, targets), layers)
+    note_earlier(model, sites)
     recipes = {s.name: registered.recipe({**params, **s.overrides}) if s.overrides else recipe
                for s in sites}  # fmt: skip
     seconds = {"calibration": 0.0, "start": 0.0}
@@ -110,6 +111,7 @@ def adapt(
         also = [*saved, *_also(model, chosen, recipes)]
         for other in adapters(model).values():
             switch(model, other, on=False)
+        stand_on(model, made)
         adapters(model)[name] = held = Adapter(
             name, method, dict(params), targets, seed,
             sites={site.name: site for site in chosen},

@@ -1,0 +1,59 @@
+"""What methods add to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .control import Training
+from .orthonormality import orthonormality
+
+Penalty = Callable[[Training], Tensor]
+
+
+def orthogonality(weight: float) -> Penalty:
+    """weight * the mean over all factors of |a a^T - I| and |b^T b - I| (Frobenius, not squared).
+
+    Masked ranks are left out.
+    """
+
+    def penalty(training: Training) -> Tensor:
+        distances = []
+        for op in training.low_ranks().values():
+            a: Tensor = op.a
+            b: Tensor = op.b
+            if op.mask is not None:
+                a, b = a[op.mask], b[:, op.mask]
+            distances += [orthonormality(a.mT), orthonormality(b)]
+        return weight * torch.stack(distances).mean()
+
+    return penalty
+
+
+def sparse_gates(weight: float) -> Penalty:
+    """weight * the mean of |gate| over the gates of all ranks that are not masked."""
+
+    def penalty(training: Training) -> Tensor:
+        return weight * torch.cat(_gates(training)).abs().mean()
+
+    return penalty
+
+
+def binary_gates(weight: float) -> Penalty:
+    """weight * the mean of gate^2 (1 - gate)^2: zero where every gate is 0 or 1."""
+
+    def penalty(training: Training) -> Tensor:
+        gates = torch.cat(_gates(training))
+        return weight * (gates * (1 - gates)).square().mean()
+
+    return penalty
+
+
+def _gates(training: Training) -> list[Tensor]:
+    return [
+        op.gate if op.mask is None else op.gate[op.mask]
+        for op in training.low_ranks().values()
+        if op.gate is not None
+    ]
