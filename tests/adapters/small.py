@@ -9,10 +9,13 @@ from corank.models import find_sites
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
+    "bone": {"rank": 4},
     "corda": {"rank": 8},
     "eva": {"rank": 4},
+    "fourierft": {"n_frequency": 24},
     "kore": {"rank": 8},
     "lora_sb": {"rank": 8},
+    "nora": {"rank": 10, "inner_rank": 4},
     "pmss": {"rank": 8},
     "svfit": {"rank": 6},
     "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},

@@ -34,6 +34,7 @@ class Site:
     stats: dict[str, Any] = field(default_factory=dict, repr=False)  #: filled by calibration
     pool: dict[str, Any] = field(default_factory=dict, repr=False)  #: one per run, shared by sites
     overrides: Mapping[str, Any] = field(default_factory=dict)  #: from a dict of targets
+    kernel: tuple[int, ...] = ()  #: a convolution's kernel size, empty for other kinds
     _drawing: torch.Generator | None = field(default=None, repr=False)
 
     def generator(self) -> torch.Generator:

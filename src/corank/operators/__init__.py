@@ -5,9 +5,13 @@ from .base import Base
 from .block_diagonal import BlockDiagonal
 from .blocks import BlockColumns, BlockRows
 from .cayley import Cayley
+from .circulant import Circulant
 from .cost import dense_flops
+from .cycle import Cycle
 from .dense import Dense
 from .diagonal import Diagonal
+from .fourier import Fourier
+from .frobenius import FrobeniusNormalised
 from .hadamard import Hadamard
 from .kron import Kron
 from .low_rank import LowRank
@@ -20,11 +24,17 @@ from .quantise import normal_float, quantise_codebook, quantise_uniform
 from .quantised import Quantised
 from .rectified import Rectified
 from .reflections import Reflections
+from .repeated import Repeated
+from .rope import Rope
 from .scaled import Scaled
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
+from .stretch import Stretch
 from .sum import Sum
+from .tile_affine import TileAffine
+from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
+from .wavelet import Wavelet
 
 __all__ = [
     "Adapted",
@@ -33,9 +43,13 @@ __all__ = [
     "BlockDiagonal",
     "BlockRows",
     "Cayley",
+    "Circulant",
     "ColumnNormalised",
+    "Cycle",
     "Dense",
     "Diagonal",
+    "Fourier",
+    "FrobeniusNormalised",
     "Hadamard",
     "Kron",
     "LowRank",
@@ -45,11 +59,17 @@ __all__ = [
     "Quantised",
     "Rectified",
     "Reflections",
+    "Repeated",
+    "Rope",
     "RowNormalised",
     "Scaled",
     "Sparse",
+    "Stretch",
     "Sum",
+    "TileAffine",
+    "Toeplitz",
     "Transpose",
+    "Wavelet",
     "additions",
     "adjoint",
     "build",
