@@ -15,9 +15,13 @@ from corank.operators import (
     BlockDiagonal,
     BlockRows,
     Cayley,
+    Circulant,
     ColumnNormalised,
+    Cycle,
     Dense,
     Diagonal,
+    Fourier,
+    FrobeniusNormalised,
     Gated,
     Hadamard,
     Kron,
@@ -29,12 +33,18 @@ from corank.operators import (
     Quantised,
     Rectified,
     Reflections,
+    Repeated,
+    Rope,
     RowNormalised,
     Scaled,
     Sparse,
+    Stretch,
     Sum,
     Tempered,
+    TileAffine,
+    Toeplitz,
     Transpose,
+    Wavelet,
 )
 
 Case = tuple[Operator, Tensor]
@@ -273,6 +283,144 @@ def observed() -> Case:
 def tempered_detached() -> Case:
     lr, m = low_rank(5, 7, 2)
     return Tempered(lr, 2.0), m
+
+
+@oracle
+def row_normalised_low_rank_alone() -> Case:
+    (lr, w), m = low_rank(4, 6, 2), rand(4)
+    return RowNormalised(0.5 * lr, m, detached=False), torch.diag(m / w.norm(dim=1)) @ w
+
+
+@oracle
+def column_normalised_sum() -> Case:
+    w, m, (lr, n), (other, o) = rand(4, 6), rand(6), low_rank(4, 6, 2), low_rank(4, 6, 1)
+    total = w + n - 0.5 * o
+    op = ColumnNormalised(Sum(Dense(w), lr, -0.5 * other), m, detached=False)
+    return op, total @ torch.diag(m / total.norm(dim=0))
+
+
+@oracle
+def frobenius_normalised() -> Case:
+    w, m, (lr, n) = rand(4, 6), rand(1), low_rank(4, 6, 2)
+    total = w - 2.0 * n
+    op = FrobeniusNormalised(Sum(Dense(w), Scaled(lr, -2.0)), m)
+    return op, total * m / total.square().sum().sqrt()
+
+
+def _repeats(out: int, into: int, place: Callable[[int], int]) -> Tensor:
+    w = torch.zeros(out, into, dtype=torch.float64)
+    for i in range(out):
+        w[i, place(i)] = 1
+    return w
+
+
+@oracle
+def cycle() -> Case:
+    w = rand(11, 4)
+    cut, around, summed = Cycle((6, 11)), Cycle((4, 3)), Transpose(Cycle((8, 3)))
+    mats = (_repeats(6, 11, lambda i: i), _repeats(4, 3, lambda i: i % 3))
+    op = Product(cut, Dense(w), around, summed)
+    return op, mats[0] @ w @ mats[1] @ _repeats(8, 3, lambda i: i % 3).T
+
+
+@oracle
+def stretch() -> Case:
+    w, more, fewer = rand(3, 4), [0, 0, 0, 1, 1, 1, 2, 2], [0, 1]
+    op = Product(Stretch((8, 3)), Dense(w), Transpose(Stretch((2, 4))))
+    return op, _repeats(8, 3, more.__getitem__) @ w @ _repeats(2, 4, fewer.__getitem__).T
+
+
+@oracle
+def repeated() -> Case:
+    (lr, m), d = low_rank(2, 3, 1), rand(2, 3)
+    block = m + d
+    return Repeated(Sum(Dense(d), lr), 3), torch.block_diag(block, block, block)
+
+
+@oracle
+def rope() -> Case:
+    chunks, size, w = 3, 4, rand(5, 12)
+    turned = torch.zeros(12, 12, dtype=torch.float64)
+    for t in range(chunks):
+        for j in range(size // 2):
+            angle = torch.tensor(t * 10000 ** (-2 * j / size), dtype=torch.float64)
+            p, q = size * t + j, size * t + j + size // 2
+            turned[p, p] = turned[q, q] = angle.cos()
+            turned[p, q], turned[q, p] = -angle.sin(), angle.sin()
+    return Product(Dense(w), Rope(chunks, size)), w @ turned
+
+
+def _wavelet(size: int, taps: list[float]) -> Tensor:
+    w = torch.zeros(size, size, dtype=torch.float64)
+    for k in range(size // 2):
+        for i, tap in enumerate(taps):
+            w[k, (2 * k + i) % size] += tap
+            w[size // 2 + k, (2 * k + i) % size] += (-1) ** i * taps[-1 - i]
+    return w
+
+
+@oracle
+def wavelet() -> Case:
+    root, d = 3**0.5, rand(6)
+    haar = [2**-0.5, 2**-0.5]
+    four = [(1 + root) / 32**0.5, (3 + root) / 32**0.5, (3 - root) / 32**0.5, (1 - root) / 32**0.5]
+    op = Product(Wavelet(6, haar), Diagonal(d), Wavelet(6, four))
+    return op, _wavelet(6, haar) @ torch.diag(d) @ _wavelet(6, four)
+
+
+@oracle
+def tile_affine() -> Case:
+    w, m = rand(4, 6), rand(2, 2, 2)
+    expected = w.clone()
+    for i in range(2):
+        for j in range(3):
+            tile = w[2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+            expected[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] += tile @ m[i] + m[i]
+    return TileAffine(Dense(w), m), expected
+
+
+def _circulant(c: Tensor, sign: float) -> Tensor:
+    d = len(c)
+    rows = [[c[i - j] * (1.0 if i >= j else sign) for j in range(d)] for i in range(d)]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@oracle
+def circulant() -> Case:
+    c, gate, odd = rand(6), rand(6), rand(5)
+    op = Product(Circulant(c, gate), Cycle((6, 5)), Circulant(odd))
+    return op, _circulant(c * gate, 1.0) @ _repeats(6, 5, lambda i: i % 5) @ _circulant(odd, 1.0)
+
+
+@oracle
+def circulant_skew() -> Case:
+    c = rand(5)
+    return Circulant(c, skew=True), _circulant(c, -1.0)
+
+
+@oracle
+def toeplitz() -> Case:
+    c = rand(5)
+    return Toeplitz(c), torch.tensor([[c[abs(i - j)] for j in range(5)] for i in range(5)])
+
+
+def _fourier(out: int, into: int, index: list[int]) -> Case:
+    values, w = rand(len(index)), torch.zeros(out, into, dtype=torch.float64)
+    rows, columns = torch.arange(out)[:, None], torch.arange(into)
+    for place, value in zip(index, values, strict=True):
+        turns = place // into * rows.double() / out + place % into * columns.double() / into
+        w += 3 * value * (2 * torch.pi * turns).cos() / (out * into)
+    return Fourier(values, torch.tensor(index), (out, into), 3.0), w
+
+
+@oracle
+def fourier_even() -> Case:
+    return _fourier(6, 8, [3, 0, 47, 19, 4, 29, 26, 5])  # 3 and 5 are one and the same wave
+
+
+@oracle
+def fourier_odd() -> Case:
+    return _fourier(5, 7, [34, 8, 2, 31, 20])
 
 
 @oracle

@@ -11,8 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from corank.operators import (
     BlockDiagonal,
+    Circulant,
+    Cycle,
     Dense,
     Diagonal,
+    Fourier,
+    FrobeniusNormalised,
     Hadamard,
     Kron,
     LowRank,
@@ -20,7 +24,13 @@ from corank.operators import (
     Permutation,
     Product,
     Reflections,
+    Repeated,
+    Rope,
+    Stretch,
     Sum,
+    TileAffine,
+    Toeplitz,
+    Wavelet,
     dense_flops,
     normal_float,
     normalise_rows,
@@ -62,6 +72,33 @@ FLOPS: dict[str, tuple[Operator, int]] = {
     "hadamard": (Hadamard(low_rank(20, 30, 2), low_rank(20, 30, 3)), 6 * 50 * (1 + 2 * T)),
     "hadamard_dense": (Hadamard(dense(5, 6), dense(5, 6)), 30 + 2 * T * 30),
     "rows": (normalise_rows(dense(5, 6)), 2 * T * 30 + T * 5 + 2 * 30 + 2 * 5),
+    # |w|^2, the factors' own product, w a.T, and the rest row by row
+    "rows_low_rank": (
+        normalise_rows(dense(5, 6) + low_rank(5, 6, 2)),
+        2 * T * (30 + 22)
+        + T * 5
+        + T * 5
+        + (2 * 30 + 2 * 30 * 2 + 2 * 5 + 2 * 4 * (6 + 5) + 2 * 2 * 5)
+        + 2 * 5,
+    ),
+    "frobenius": (
+        FrobeniusNormalised(dense(5, 6), torch.randn(1)),
+        2 * T * 30 + T * 5 + 2 * 30 + 5 + 2,
+    ),
+    "cycle": (Cycle((9, 4)), T * 5),
+    "stretch": (Stretch((9, 4)), T * 5),
+    "repeated": (Repeated(dense(2, 3), 4), 2 * T * 24),
+    "rope": (Rope(2, 4), 3 * T * 8),
+    "wavelet": (Wavelet(8, (0.5,) * 4), 2 * T * 8 * 4),
+    "tiles": (TileAffine(dense(4, 6), torch.randn(2, 2, 2)), 6 * 24 + 2 * T * 24),
+    # transforms of 8 numbers at 5/2 8 log2 8, and 5 complex products
+    "circulant": (Circulant(torch.randn(8)), (2 * T + 1) * 60 + 6 * T * 5),
+    "skew": (Circulant(torch.randn(4), skew=True), T * 4 + (2 * T + 1) * 60 + 6 * T * 5),
+    "toeplitz": (Toeplitz(torch.randn(4)), (2 * T + 1) * 60 + 6 * T * 5),
+    "fourier": (
+        Fourier(torch.randn(3), torch.arange(3), (8, 8)),
+        3 + T * (2 * 60 + 4 * 3),
+    ),
     "sparse": (sparsify(torch.ones(10, 10), torch.eye(10).bool()), 2 * T * 10),
     "sparse_full": (sparsify(torch.ones(2, 2), torch.eye(2).bool()), 2 * T * 4),
     "quantised": (quantise_uniform(torch.randn(5, 6)), 2 * 30 + 2 * T * 30),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from corank.operators import (
+    Circulant,
     Dense,
+    Fourier,
     LowRank,
     Operator,
+    Reflections,
     Scaled,
     Sum,
     normalise_rows,
@@ -68,6 +72,25 @@ def test_a_quantised_or_sparse_or_normalised_weight_keeps_no_dense_copy() -> Non
     assert all(n <= 8 * 40 for _, n in kept(dora, x))
 
 
+def test_transforms_and_reflections_keep_x_and_little_more() -> None:
+    x = torch.randn(8, 30, requires_grad=True)
+    fourier = trainable(Fourier(torch.randn(5), torch.arange(5), (40, 30)))
+    assert sorted(n for _, n in kept(fourier, x)) == [5, 8 * 30]  # x and the scaled values
+    turned = trainable(Reflections(torch.randn(2, 30)))
+    assert sorted(n for _, n in kept(turned, x))[-2:] == [8 * 2, 8 * 30]
+    circulant = trainable(Circulant(torch.randn(30), torch.randn(30)))
+    assert sorted(n for _, n in kept(circulant, x)) == [30, 8 * 30]
+
+
+def test_lengths_of_a_sum_with_low_rank_make_no_matrix() -> None:
+    op = normalise_rows(Sum(Dense(torch.randn(40, 30)), adapter(), Scaled(adapter(), 0.5)))
+    weight = op.operator.dense().detach()
+    torch.testing.assert_close(op.factor(), op.m / weight.norm(dim=1))
+    with FlopCounterMode(display=False) as counter:
+        op.factor()
+    assert counter.get_total_flops() == 2 * 40 * 30 * 6 + 2 * 6 * 6 * (40 + 30)
+
+
 def test_a_scale_does_not_widen() -> None:
     op = Scaled(Dense(torch.randn(4, 6)), 0.1).to(torch.float16)
     assert op(torch.randn(2, 6).half()).dtype == torch.float16
@@ -109,8 +132,6 @@ def test_masked_ranks_get_no_gradient_and_gated_ones_may_regrow() -> None:
 
 
 def test_reflections_stay_orthogonal_in_half_precision() -> None:
-    from corank.operators import Reflections
-
     u = torch.randn(16, 64)
     with torch.autocast("cpu", torch.bfloat16):
         core = Reflections(u)._core()

@@ -10,6 +10,7 @@ from ..operators.adapted import Adapted
 from ..operators.base import Base
 from ..operators.dense import Dense
 from ..operators.low_rank import LowRank
+from ..operators.normalised import RowNormalised
 from ..operators.operator import Operator
 from ..operators.precision import autocasts
 from ..operators.sum import Sum, add
@@ -92,6 +93,13 @@ def _apply_sum(op: Sum, x: Tensor, bias: Tensor | None) -> Tensor:
     for term in others:
         y = add(y, term, x)
     return y
+
+
+@rule(_APPLY, RowNormalised)
+def _apply_rows(op: RowNormalised, x: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = op.operator(x)
+    factor = op.factor().to(y.dtype)
+    return y * factor if bias is None else torch.addcmul(bias.to(y.dtype), y, factor)
 
 
 @rule(_APPLY, Base)

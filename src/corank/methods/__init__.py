@@ -2,6 +2,8 @@
 
 from . import (
     analysis,
+    bases,
+    convolution,
     cores,
     data_driven,
     dynamic,
@@ -10,6 +12,7 @@ from . import (
     levels,
     lora,
     low_rank,
+    orthogonal,
     orthonormal,
     pruned,
     restarting,
@@ -17,11 +20,14 @@ from . import (
     singular_values,
     skeletons,
     spectral,
+    structured,
     unlearning,
 )
 
 __all__ = [
     "analysis",
+    "bases",
+    "convolution",
     "cores",
     "data_driven",
     "dynamic",
@@ -30,6 +36,7 @@ __all__ = [
     "levels",
     "lora",
     "low_rank",
+    "orthogonal",
     "orthonormal",
     "pruned",
     "restarting",
@@ -37,5 +44,6 @@ __all__ = [
     "singular_values",
     "skeletons",
     "spectral",
+    "structured",
     "unlearning",
 ]

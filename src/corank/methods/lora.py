@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..operators import normalise_rows
+from ..linalg import truncated_svd
+from ..models import Site
+from ..operators import (
+    Dense,
+    FrobeniusNormalised,
+    LowRank,
+    Operator,
+    Product,
+    Sum,
+    normalise_columns,
+    normalise_rows,
+)
 from ..registry import Adaptation, Paper, method
 from ..rewrites import Rewrite, plus, zero_low_rank
+from ..rewrites.adapting import kaiming, leaf_dtype, require_rank, trains, zeros
 from .counts import each, low_rank
 
 ADAPTER = ("adapter", "preserves")
@@ -65,3 +78,163 @@ def dora(rank: int = 8, alpha: float = 16.0) -> Adaptation:
         return rows
 
     return Adaptation(Rewrite(rewrite), each(lambda out, into: rank * (out + into) + out))
+
+
+@method(
+    Paper(
+        "Asymmetry in Low-Rank Adapters of Foundation Models",
+        "2402.16842",
+        "the authors' code: A random and frozen, B trained from zero; sections not read",
+        "the orthonormal rows of A come from a QR decomposition of normal numbers, not from the "
+        "singular vectors of uniform ones: the same kind of random subspace at less work",
+    ),
+    area="adapt",
+    laws=ADAPTER,
+    equation=lambda w, p, rank=8, alpha=16.0: w + alpha / rank * p["b"] @ p["a"],
+)
+def lora_fa(rank: int = 8, alpha: float = 16.0) -> Adaptation:
+    """LoRA whose a is a frozen random orthonormal basis: only b trains, half the numbers."""
+
+    def delta(op: Operator, site: Site) -> LowRank:
+        require_rank(rank, site)
+        out, into = op.shape
+        drawn = torch.randn(into, rank, generator=site.draws(), dtype=torch.float64)
+        a = torch.linalg.qr(drawn).Q.mT.contiguous()
+        return LowRank(zeros(op, out, rank), a.to(op.device, leaf_dtype(op)))
+
+    return Adaptation(
+        plus(delta, alpha / rank),
+        each(lambda out, into: rank * out),
+        each(lambda out, into: rank * into),
+    )
+
+
+@method(
+    Paper(
+        "Mixture-of-Subspaces in Low-Rank Adaptation",
+        "2406.11909",
+        "equations 6 and 7 by the numbers of the authors' code, not re-read",
+    ),
+    area="adapt",
+    laws=ADAPTER,
+    equation=lambda w, p, rank=16, alpha=32.0: w + alpha / rank * p["weight"] @ p["b"] @ p["a"],
+)
+def moslora(rank: int = 16, alpha: float = 32.0) -> Adaptation:
+    """B M A with a mixer M, (rank, rank), trained beside LoRA's factors.
+
+    M starts kaiming-uniform as A does, B at zero; the defaults are the commonsense runs'.
+    """
+
+    def delta(op: Operator, site: Site) -> Operator:
+        require_rank(rank, site)
+        out, into = op.shape
+        a, mixer = kaiming(op, site, rank, into), kaiming(op, site, rank, rank)
+        return Product(Dense(zeros(op, out, rank)), LowRank(mixer, a))
+
+    count = each(lambda out, into: rank * (out + into + rank))
+    return Adaptation(plus(delta, alpha / rank), count)
+
+
+@method(
+    Paper(
+        "NoRA: Nested Low-Rank Adaptation for Efficient Fine-Tuning Large Models",
+        "2408.10280",
+        "the abstract: outer factors from the SVD of the weight, frozen, an inner pair trained",
+        "the equations were not found: that the outer factors are U_r S_r^1/2 and S_r^1/2 V_r^T, "
+        "that the inner pair starts as LoRA's does and is scaled by alpha / inner_rank, and both "
+        "ranks, are this library's reading",
+    ),
+    area="adapt",
+    laws=ADAPTER,
+    equation=lambda w, p, rank=64, inner_rank=8, alpha=16.0: (
+        w + alpha / inner_rank * p["weight"] @ p["b"] @ p["a"] @ p["weight_1"]
+    ),
+)
+def nora(rank: int = 64, inner_rank: int = 8, alpha: float = 16.0) -> Adaptation:
+    """A low-rank pair within a frozen one: U_r S_r^1/2 (b a) S_r^1/2 V_r^T, b zero at the start."""
+    if not 1 <= inner_rank <= rank:
+        raise ValueError(f"inner_rank must be in 1 to rank = {rank}, got {inner_rank}")
+
+    def delta(op: Operator, site: Site) -> Operator:
+        require_rank(rank, site)
+        wide = op.dense().to(leaf_dtype(op))
+        u, s, vh, _ = truncated_svd(wide, rank, generator=site.generator())
+        root = s.sqrt()
+        inner = LowRank(zeros(op, rank, inner_rank), kaiming(op, site, inner_rank, rank))
+        return Product(Dense(u * root), inner, Dense(root[:, None] * vh))
+
+    return Adaptation(
+        plus(delta, alpha / inner_rank),
+        each(lambda out, into: 2 * inner_rank * rank),
+        low_rank(rank),
+    )
+
+
+@method(
+    Paper(
+        "MAP: Revisiting Weight Decomposition for Low-Rank Adaptation",
+        "2505.23094",
+        "the decomposition as a review of the paper gives it; equations not read",
+        "the start is not in the sources: beta is 0 and both factors are random, so that the "
+        "function is exactly the pre-trained one and no norm of a zero matrix is divided by; the "
+        "norms are differentiated through",
+    ),
+    area="adapt",
+    key="map",
+    laws=ADAPTER,
+    equation=lambda w, p, rank=8: (
+        p["m"] * w / w.norm() + p["m_1"] * p["b"] @ p["a"] / (p["b"] @ p["a"]).norm()
+    ),
+)
+def map_(rank: int = 8) -> Adaptation:
+    """alpha W / |W| + beta (b a) / |b a|: two directions in Frobenius norm, their lengths trained.
+
+    alpha starts at |W|, beta at 0.
+    """
+
+    def rewrite(op: Operator, site: Site) -> Operator:
+        require_rank(rank, site)
+        out, into = op.shape
+        low = LowRank(kaiming(op, site, out, rank), kaiming(op, site, rank, into))
+        wide = op.dense().to(leaf_dtype(op))
+        alpha = trains(torch.linalg.matrix_norm(wide).reshape(1))
+        return Sum(FrobeniusNormalised(op, alpha), FrobeniusNormalised(low, zeros(op, 1)))
+
+    return Adaptation(Rewrite(rewrite), each(lambda out, into: rank * (out + into) + 2))
+
+
+def _bora(w: Tensor, p: dict[str, Tensor], rank: int = 8, alpha: float = 16.0) -> Tensor:
+    v: Any = w + alpha / rank * p["b"] @ p["a"]
+    h = p["m_1"][:, None] * v / v.norm(dim=1, keepdim=True).detach()
+    bent: Tensor = p["m"] * h / h.norm(dim=0).detach()
+    return bent
+
+
+@method(
+    Paper(
+        "BoRA: Bi-dimensional Weight-Decomposed Low-Rank Adaptation",
+        "2412.06441",
+        "the two normalisations as another's description gives them; equations not read",
+        "both norms are constants in the backward pass, as DoRA's; rank and alpha are LoRA's "
+        "defaults, the authors' were not found",
+    ),
+    area="adapt",
+    laws=ADAPTER,
+    equation=_bora,
+)
+def bora(rank: int = 8, alpha: float = 16.0) -> Adaptation:
+    """DoRA on both sides: rows, then columns, of W + (alpha / rank) b a with lengths of their own.
+
+    Both lengths start as W's, so the function is exactly the pre-trained one.
+    """
+    plain = plus(zero_low_rank(rank), alpha / rank)
+
+    def rewrite(op: Any, site: Any) -> Any:
+        rows = normalise_rows(plain(op, site))
+        columns = normalise_columns(rows)
+        rows.m.requires_grad_(True)
+        columns.m.requires_grad_(True)
+        return columns
+
+    count = each(lambda out, into: (rank + 1) * (out + into))
+    return Adaptation(Rewrite(rewrite), count)

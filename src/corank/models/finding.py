@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..layers.convolution import Convolution
 from ..layers.experts import Experts
 from .blocks import layer_indices, layer_of
 from .kinds import PROJECTIONS, Refused, RefusedModule, is_layer, kind_of
@@ -53,6 +54,7 @@ def survey(model: nn.Module, seed: int = 0) -> tuple[list[Site], list[Refused]]:
                     others,
                     seed,
                     pool=pool,
+                    kernel=_kernel(first.module, first.kind),
                 )
             )
     return sites, refused
@@ -146,6 +148,13 @@ def _shape(module: Any, kind: str) -> tuple[int, int]:
     if kind == "conv1d_transposed":
         return stored[1], stored[0]
     return stored[0], prod(stored[1:])
+
+
+def _kernel(module: Any, kind: str) -> tuple[int, ...]:
+    if kind != "conv":
+        return ()
+    where = module.geometry if isinstance(module, Convolution) else module
+    return tuple(where.kernel_size)
 
 
 def _site_kind(kind: str) -> str:

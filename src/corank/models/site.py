@@ -36,6 +36,7 @@ class Site:
     overrides: Mapping[str, Any] = field(default_factory=dict)  #: from a dict of targets
     #: The operators of the adapters that the weight carries already, by name.
     earlier: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    kernel: tuple[int, ...] = ()  #: a convolution's kernel size, empty for other kinds
     _drawing: torch.Generator | None = field(default=None, repr=False)
 
     def generator(self) -> torch.Generator:

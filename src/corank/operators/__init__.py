@@ -5,9 +5,13 @@ from .base import Base
 from .block_diagonal import BlockDiagonal
 from .blocks import BlockColumns, BlockRows
 from .cayley import Cayley
+from .circulant import Circulant
 from .cost import dense_flops
+from .cycle import Cycle
 from .dense import Dense
 from .diagonal import Diagonal
+from .fourier import Fourier
+from .frobenius import FrobeniusNormalised
 from .gated import Gated
 from .hadamard import Hadamard
 from .kron import Kron
@@ -22,12 +26,18 @@ from .quantise import normal_float, quantise_codebook, quantise_uniform
 from .quantised import Quantised
 from .rectified import Rectified
 from .reflections import Reflections
+from .repeated import Repeated
+from .rope import Rope
 from .scaled import Scaled
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
+from .stretch import Stretch
 from .sum import Sum
 from .tempered import Tempered
+from .tile_affine import TileAffine
+from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
+from .wavelet import Wavelet
 
 __all__ = [
     "Adapted",
@@ -36,9 +46,13 @@ __all__ = [
     "BlockDiagonal",
     "BlockRows",
     "Cayley",
+    "Circulant",
     "ColumnNormalised",
+    "Cycle",
     "Dense",
     "Diagonal",
+    "Fourier",
+    "FrobeniusNormalised",
     "Gated",
     "Hadamard",
     "Kron",
@@ -50,12 +64,18 @@ __all__ = [
     "Quantised",
     "Rectified",
     "Reflections",
+    "Repeated",
+    "Rope",
     "RowNormalised",
     "Scaled",
     "Sparse",
+    "Stretch",
     "Sum",
     "Tempered",
+    "TileAffine",
+    "Toeplitz",
     "Transpose",
+    "Wavelet",
     "additions",
     "adjoint",
     "build",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .cost import dense_flops
@@ -45,22 +46,30 @@ class Chain:
         """Floating point operations of `multiply`."""
         return self.best[0, len(self.links) - 1].flops
 
-    def multiply(self, operators: Sequence[Operator]) -> Tensor:
-        """The matrix of the operators' product, (out of the first, in of the last)."""
-        return self._evaluate(operators, 0, len(self.links) - 1)
+    def multiply(
+        self, operators: Sequence[Operator], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """The matrix of the operators' product, (out of the first, in of the last).
 
-    def _evaluate(self, operators: Sequence[Operator], i: int, j: int) -> Tensor:
-        first, last, step = self.links[i], self.links[j], self.best[i, j]
-        if i == j:
-            op = operators[first.position]
-            return op.factors()[first.side or 0] if isinstance(op, LowRank) else op.dense()
-        if step.way == "forward":
-            rows: Tensor = operators[first.position](self._evaluate(operators, i + 1, j).mT)
-            return rows.mT
-        left = self._evaluate(operators, i, step.cut)
-        if step.way == "adjoint" and last.adjoint is not None:
-            return last.adjoint(operators[last.position], left)
-        return left @ self._evaluate(operators, step.cut + 1, j)
+        Every factor that is written down becomes of this dtype and device, as those that hold no
+        number, or refer to a narrower weight, are of others.
+        """
+
+        def evaluate(i: int, j: int) -> Tensor:
+            first, last, step = self.links[i], self.links[j], self.best[i, j]
+            if i == j:
+                op = operators[first.position]
+                factor = op.factors()[first.side or 0] if isinstance(op, LowRank) else op.dense()
+                return factor.to(device, dtype)
+            if step.way == "forward":
+                rows: Tensor = operators[first.position](evaluate(i + 1, j).mT)
+                return rows.mT
+            left = evaluate(i, step.cut)
+            if step.way == "adjoint" and last.adjoint is not None:
+                return last.adjoint(operators[last.position], left)
+            return left @ evaluate(step.cut + 1, j)
+
+        return evaluate(0, len(self.links) - 1)
 
 
 def plan(operators: Sequence[Operator]) -> Chain:

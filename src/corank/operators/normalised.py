@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .cost import dense_flops
+from .lengths import squares, squares_flops
 from .operator import Operator, leaf, require_operators, require_vector
 from .skeleton import storable
 from .transpose import transpose
@@ -29,16 +30,17 @@ class RowNormalised(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.operator(x)
-        return y * self._factor().to(y.dtype)
+        return y * self.factor().to(y.dtype)
 
     def dense(self) -> Tensor:
         weight = self.operator.dense()
-        return weight * self._factor().to(weight.dtype)[:, None]
+        return weight * self.factor().to(weight.dtype)[:, None]
 
     def flops(self, tokens: int) -> int:
         return self.operator.flops(tokens) + tokens * self.shape[0] + _length_flops(self, 0)
 
-    def _factor(self) -> Tensor:  # (out,)
+    def factor(self) -> Tensor:  # (out,)
+        """What each row of the operator is multiplied by."""
         return self.m / _lengths(self.operator, 1, self.detached)
 
 
@@ -86,16 +88,13 @@ def _lengths(op: Operator, axis: int, detached: bool) -> Tensor:
     if detached:
         with torch.no_grad():
             return _lengths(op, axis, detached=False)
-    weight = op.dense()
-    dtype = torch.promote_types(weight.dtype, torch.float32)
+    total = squares(op, axis)
     # The smallest normal number, so that a zero row or column divides to zero.
-    length: Tensor = torch.linalg.vector_norm(weight, dim=axis, dtype=dtype)
-    return length.clamp_min(torch.finfo(dtype).tiny)
+    return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
 
 
 def _length_flops(op: RowNormalised | ColumnNormalised, side: int) -> int:
-    out, into = op.shape
-    return dense_flops(op.operator) + 2 * out * into + 2 * op.shape[side]
+    return squares_flops(op.operator, 1 - side) + 2 * op.shape[side]
 
 
 @transpose.register

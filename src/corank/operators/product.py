@@ -46,7 +46,7 @@ class Product(Operator):
         return x
 
     def dense(self) -> Tensor:
-        return self._chain.multiply(self.operators)
+        return self._chain.multiply(self.operators, self.dtype, self.device)
 
     def flops(self, tokens: int) -> int:
         return sum(op.flops(tokens) for op in self.operators)

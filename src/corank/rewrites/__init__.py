@@ -1,6 +1,6 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
-from .adapting import between, plus, split, zero_low_rank
+from .adapting import Delta, between, plus, split, zero_low_rank
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .menu import Menu
@@ -10,6 +10,7 @@ from .truncation import spectrum, truncation
 from .utilised import utilised
 
 __all__ = [
+    "Delta",
     "Family",
     "Menu",
     "Rewrite",
