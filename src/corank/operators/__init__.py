@@ -12,6 +12,8 @@ from .hadamard import Hadamard
 from .kron import Kron
 from .low_rank import LowRank
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
+from .on_grid import OnGrid, quantised, requantise
+from .on_support import OnSupport
 from .operator import Operator, trainable
 from .packing import pack, unpack
 from .permutation import Permutation
@@ -21,6 +23,8 @@ from .quantised import Quantised
 from .rectified import Rectified
 from .reflections import Reflections
 from .scaled import Scaled
+from .score_masked import ScoreMasked
+from .select import Select
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
 from .sum import Sum
@@ -39,6 +43,8 @@ __all__ = [
     "Hadamard",
     "Kron",
     "LowRank",
+    "OnGrid",
+    "OnSupport",
     "Operator",
     "Permutation",
     "Product",
@@ -47,6 +53,8 @@ __all__ = [
     "Reflections",
     "RowNormalised",
     "Scaled",
+    "ScoreMasked",
+    "Select",
     "Sparse",
     "Sum",
     "Transpose",
@@ -61,6 +69,8 @@ __all__ = [
     "pack",
     "quantise_codebook",
     "quantise_uniform",
+    "quantised",
+    "requantise",
     "sparsify",
     "storable",
     "trainable",
