@@ -16,6 +16,10 @@ PARAMETERS: dict[str, dict] = {
     "pmss": {"rank": 8},
     "svfit": {"rank": 6},
     "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},
+    "lift": {"rank": 1, "filter_rank": 4, "interval": 4},
+    "pst": {"rank": 2, "sparsity": 0.3},
+    "s2ft": {"ratio": 0.2},
+    "sqft": {"rank": 4, "alpha": 8.0},
 }
 
 

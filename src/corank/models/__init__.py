@@ -1,6 +1,7 @@
 """Finding the weights of a model, reading them, and putting operators in their place."""
 
 from .blocks import Stack, blocks, stacks
+from .coupled import Channels, channels
 from .finding import survey
 from .kinds import Refused
 from .places import densify, install, is_rewritten, module_at, read, read_bias, require_finite
@@ -9,12 +10,14 @@ from .snapshot import snapshot
 from .targets import Targets, choose_sites, find_sites
 
 __all__ = [
+    "Channels",
     "Refused",
     "Site",
     "Stack",
     "Targets",
     "blocks",
     "choose_sites",
+    "channels",
     "densify",
     "find_sites",
     "install",
