@@ -35,6 +35,7 @@ from corank.operators import (
     Select,
     Sparse,
     Sum,
+    TensorExperts,
     Transpose,
 )
 
@@ -364,3 +365,42 @@ def on_grid_detached() -> Case:
             value = s * (int(codes[i, j]) - 5) + 0.01 * m[i, j]
             w[i, j] = s * (min(max(round(float(value / s)) + 5, 0), 15) - 5)
     return OnGrid(Sum(grid, lr), grid), w
+
+
+def _layer_norm(rows: Tensor) -> Tensor:
+    return (rows - rows.mean()) / (rows.var(unbiased=False) + 1e-5).sqrt()
+
+
+def _tensor_rows(leaf: Tensor, weights: list[float], length: int) -> Tensor:
+    total = torch.zeros(leaf.shape[2], length, dtype=torch.float64)
+    for s, weight in enumerate(weights):
+        one, two, three, four = (
+            np.stack([leaf[o, s, j].numpy() for j in range(leaf.shape[2])]) for o in range(4)
+        )
+        left = _layer_norm(torch.tensor(np.stack([np.kron(*p) for p in zip(one, two)])))
+        right = _layer_norm(torch.tensor(np.stack([np.kron(*p) for p in zip(three, four)])))
+        rows = np.stack([np.kron(*p) for p in zip(left.numpy(), right.numpy())])
+        total += weight * torch.tensor(rows)[:, :length]
+    return total
+
+
+@oracle
+def tensor_experts_by_rank() -> Case:
+    a, b, logits = rand(4, 2, 3, 2), rand(4, 2, 3, 2), rand(3, 2)
+    op = TensorExperts(a, b, logits, (6, 9), task=2)
+    z = logits[2].sigmoid() / logits[2].sigmoid().sum()
+    w = _tensor_rows(b, z.tolist(), 6).T @ _tensor_rows(a, z.tolist(), 9) / 3
+    return op, w
+
+
+@oracle
+def tensor_experts_by_order() -> Case:
+    a, b, logits = rand(2, 3, 2, 3), rand(2, 3, 2, 2), rand(1, 2, 3)
+    op = TensorExperts(a, b, logits, (4, 7))
+    z = logits[0].sigmoid() / logits[0].sigmoid().sum(1, keepdim=True)
+    factors = []
+    for leaf, length in ((a, 7), (b, 4)):
+        one, two = (sum(z[o, s] * leaf[o, s] for s in range(3)) for o in range(2))
+        rows = torch.tensor(np.stack([np.kron(*p) for p in zip(one.numpy(), two.numpy())]))
+        factors.append(_layer_norm(rows)[:, :length])
+    return op, factors[1].T @ factors[0] / 2

@@ -4,7 +4,16 @@ from .blocks import Stack, blocks, stacks
 from .coupled import Channels, channels
 from .finding import survey
 from .kinds import Refused
-from .places import densify, install, is_rewritten, module_at, read, read_bias, require_finite
+from .places import (
+    densify,
+    install,
+    is_rewritten,
+    module_at,
+    read,
+    read_bias,
+    require_finite,
+    require_one_matrix,
+)
 from .site import Site
 from .snapshot import snapshot
 from .targets import Targets, choose_sites, find_sites
@@ -26,6 +35,7 @@ __all__ = [
     "read",
     "read_bias",
     "require_finite",
+    "require_one_matrix",
     "snapshot",
     "stacks",
     "survey",

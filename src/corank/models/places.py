@@ -104,6 +104,7 @@ def densify(model: nn.Module, site: Site) -> None:
     module = module_at(model, site)
     if not is_layer(module):
         return
+    require_one_matrix(site.where, module)
     places = (site.path, *site.tied)
     old = [*_weight_names(module), "weight"]
     weights: dict[str, nn.Parameter] = {}
@@ -122,6 +123,20 @@ def densify(model: nn.Module, site: Site) -> None:
         _put(model, path, restored[id(layer)])
     if site.tied:
         rename_ties(model, places, old, _weight_names(model.get_submodule(site.path)))
+
+
+def require_one_matrix(where: str, module: nn.Module) -> None:
+    """Refuse a weight that no dense matrix can stand for, because it depends on its input.
+
+    Raises SiteError.
+    """
+    for part in module.modules():
+        if isinstance(part, Operator) and not part.linear:
+            raise SiteError(
+                where,
+                "its adapter sends each input through experts of its own, which is not one matrix",
+                "Keep it unmerged, activate another adapter, or delete this one first.",
+            )
 
 
 def require_finite(model: nn.Module, site: Site) -> None:

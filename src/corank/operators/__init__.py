@@ -14,7 +14,7 @@ from .low_rank import LowRank
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
 from .on_grid import OnGrid, quantised, requantise
 from .on_support import OnSupport
-from .operator import Operator, trainable
+from .operator import Operator, is_linear, trainable
 from .packing import pack, unpack
 from .permutation import Permutation
 from .product import Product
@@ -22,12 +22,14 @@ from .quantise import normal_float, quantise_codebook, quantise_uniform
 from .quantised import Quantised
 from .rectified import Rectified
 from .reflections import Reflections
+from .routed import Routed
 from .scaled import Scaled
 from .score_masked import ScoreMasked
 from .select import Select
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
 from .sum import Sum
+from .tensor_experts import TensorExperts
 from .transpose import Transpose, adjoint, transpose
 
 __all__ = [
@@ -51,18 +53,21 @@ __all__ = [
     "Quantised",
     "Rectified",
     "Reflections",
+    "Routed",
     "RowNormalised",
     "Scaled",
     "ScoreMasked",
     "Select",
     "Sparse",
     "Sum",
+    "TensorExperts",
     "Transpose",
     "additions",
     "adjoint",
     "build",
     "dense_flops",
     "describe",
+    "is_linear",
     "normal_float",
     "normalise_columns",
     "normalise_rows",
