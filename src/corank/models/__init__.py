@@ -6,6 +6,7 @@ from .finding import survey
 from .kinds import Refused
 from .places import (
     densify,
+    give_back,
     install,
     is_rewritten,
     module_at,
@@ -29,6 +30,7 @@ __all__ = [
     "channels",
     "densify",
     "find_sites",
+    "give_back",
     "install",
     "is_rewritten",
     "module_at",

@@ -8,6 +8,7 @@ from .cayley import Cayley
 from .cost import dense_flops
 from .dense import Dense
 from .diagonal import Diagonal
+from .foreign import Foreign
 from .hadamard import Hadamard
 from .kron import Kron
 from .low_rank import LowRank
@@ -42,6 +43,7 @@ __all__ = [
     "ColumnNormalised",
     "Dense",
     "Diagonal",
+    "Foreign",
     "Hadamard",
     "Kron",
     "LowRank",
