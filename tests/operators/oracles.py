@@ -371,16 +371,17 @@ def _layer_norm(rows: Tensor) -> Tensor:
     return (rows - rows.mean()) / (rows.var(unbiased=False) + 1e-5).sqrt()
 
 
+def _kron_rows(one: Tensor, two: Tensor) -> Tensor:
+    pairs = zip(one.numpy(), two.numpy(), strict=True)
+    return torch.tensor(np.stack([np.kron(p, q) for p, q in pairs]))
+
+
 def _tensor_rows(leaf: Tensor, weights: list[float], length: int) -> Tensor:
     total = torch.zeros(leaf.shape[2], length, dtype=torch.float64)
     for s, weight in enumerate(weights):
-        one, two, three, four = (
-            np.stack([leaf[o, s, j].numpy() for j in range(leaf.shape[2])]) for o in range(4)
-        )
-        left = _layer_norm(torch.tensor(np.stack([np.kron(*p) for p in zip(one, two)])))
-        right = _layer_norm(torch.tensor(np.stack([np.kron(*p) for p in zip(three, four)])))
-        rows = np.stack([np.kron(*p) for p in zip(left.numpy(), right.numpy())])
-        total += weight * torch.tensor(rows)[:, :length]
+        left = _layer_norm(_kron_rows(leaf[0, s], leaf[1, s]))
+        right = _layer_norm(_kron_rows(leaf[2, s], leaf[3, s]))
+        total += weight * _kron_rows(left, right)[:, :length]
     return total
 
 
@@ -401,6 +402,5 @@ def tensor_experts_by_order() -> Case:
     factors = []
     for leaf, length in ((a, 7), (b, 4)):
         one, two = (sum(z[o, s] * leaf[o, s] for s in range(3)) for o in range(2))
-        rows = torch.tensor(np.stack([np.kron(*p) for p in zip(one.numpy(), two.numpy())]))
-        factors.append(_layer_norm(rows)[:, :length])
+        factors.append(_layer_norm(_kron_rows(one, two))[:, :length])
     return op, factors[1].T @ factors[0] / 2

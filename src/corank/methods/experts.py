@@ -33,9 +33,7 @@ ROUTED = ("adapter", "preserves", "plain_module")
     area="adapt",
     laws=(*ROUTED, "moves_frozen"),
 )
-def smora(
-    rank: int = 64, top_k: int = 8, alpha: float = 16.0, balance: float = 1e-5
-) -> Adaptation:
+def smora(rank: int = 64, top_k: int = 8, alpha: float = 16.0, balance: float = 1e-5) -> Adaptation:
     """A LoRA of which each token uses its own `top_k` ranks, loads evened out by a bias.
 
     balance: what the bias of a rank moves by per step (auxiliary-loss-free balancing).

@@ -40,23 +40,6 @@ def rslora(rank: int = 8, alpha: float = 16.0) -> Adaptation:
     return Adaptation(plus(zero_low_rank(rank), alpha / rank**0.5), low_rank(rank))
 
 
-@method(
-    Paper(
-        "ModuLoRA: Finetuning 3-Bit LLMs on Consumer GPUs by Integrating with Modular Quantizers",
-        "2309.16119",
-        "the authors' code: the matrix is made from the codes, used and dropped, in both passes",
-        "Any weight that corank.adapt accepts will do as the base, a plain one too; rows are not "
-        "made one at a time.",
-    ),
-    area="adapt",
-    laws=ADAPTER,
-    equation=lambda w, p, rank=8, alpha=16.0: w + alpha / rank * p["b"] @ p["a"],
-)
-def modulora(rank: int = 8, alpha: float = 16.0) -> Adaptation:
-    """LoRA beside a weight quantised by any library, known only by what it computes."""
-    return Adaptation(plus(zero_low_rank(rank), alpha / rank), low_rank(rank))
-
-
 def _dora(w: Tensor, p: dict[str, Tensor], rank: int = 8, alpha: float = 16.0) -> Tensor:
     v: Any = w + alpha / rank * p["b"] @ p["a"]
     return p["m"][:, None] * v / v.norm(dim=1, keepdim=True).detach()

@@ -246,4 +246,3 @@ def sqft(rank: int = 32, alpha: float = 64.0, on_grid: bool = False) -> Adaptati
         return OnGrid(weight, op)
 
     return Adaptation(Rewrite(rewrite), low_rank(rank))
-

@@ -29,6 +29,7 @@ from .score_masked import ScoreMasked
 from .select import Select
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
+from .standardised import Standardised
 from .sum import Sum
 from .tensor_experts import TensorExperts
 from .transpose import Transpose, adjoint, transpose
@@ -61,6 +62,7 @@ __all__ = [
     "ScoreMasked",
     "Select",
     "Sparse",
+    "Standardised",
     "Sum",
     "TensorExperts",
     "Transpose",

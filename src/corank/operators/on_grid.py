@@ -59,9 +59,7 @@ def requantise(grid: Quantised, weight: Tensor) -> Quantised:
     """`weight` (out, in) in the codes nearest to it, with the scales and zeros of `grid`."""
     codes, _ = nearest_codes(grid, weight)
     packed = pack(_ungrouped(grid, codes), grid.bits)
-    return Quantised(
-        packed, grid.scale, grid.shape, grid.bits, grid.group, grid.zero, grid.levels
-    )
+    return Quantised(packed, grid.scale, grid.shape, grid.bits, grid.group, grid.zero, grid.levels)
 
 
 def nearest_codes(grid: Quantised, weight: Tensor) -> tuple[Tensor, Tensor]:

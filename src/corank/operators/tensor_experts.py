@@ -50,7 +50,9 @@ class TensorExperts(Operator):
         """Two matrices whose product is W; 1 / r is in the right one."""
         weights = self.logits[self.task].sigmoid()
         weights = weights / weights.sum(-1, keepdim=True)
-        a, b = (_factor(t, weights, n) for t, n in ((self.a, self.shape[1]), (self.b, self.shape[0])))
+        a, b = (
+            _factor(t, weights, n) for t, n in ((self.a, self.shape[1]), (self.b, self.shape[0]))
+        )
         return b.mT, a / a.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ RULES = {"random": None, "weight": None, "activation": "square_mean", "gradient"
 
 def chosen_delta(op: Operator, site: Site) -> Operator:
     """The trainable rows or columns that `choose` left for this site, zero at the start."""
-    rows, index = site.pool["channels", site.name]
+    rows, index = site.pool[f"channels of {site.name}"]
     picks = Select(index.to(op.device), site.shape[0] if rows else site.shape[1])
     if rows:
         return Product(transpose(picks), Dense(zeros(op, len(index), site.shape[1])))
@@ -57,10 +57,10 @@ def choose(
             units = picked[picked // per == number] % per
             index = (units[:, None] * size + torch.arange(size)).flatten()
             for site in one.makers:
-                site.pool["channels", site.name] = (True, one.rows(site, index))
+                site.pool[f"channels of {site.name}"] = (True, one.rows(site, index))
             for site in one.readers:
-                site.pool["channels", site.name] = (False, index)
-    return [site for site in sites if len(site.pool["channels", site.name][1])]
+                site.pool[f"channels of {site.name}"] = (False, index)
+    return [site for site in sites if len(site.pool[f"channels of {site.name}"][1])]
 
 
 def trained(sites: Sequence[Site], ratio: float, head_size: int) -> int:
