@@ -23,7 +23,10 @@ def rand(*shape):
 def make(score="softmax", bias=None, tempered=False, top_k=2, experts=4, rank=3, shape=(5, 7)):
     torch.manual_seed(0)
     router = Dense(nn.Parameter(rand(experts, shape[1])))
-    b, a = nn.Parameter(rand(shape[0], experts * rank)), nn.Parameter(rand(experts * rank, shape[1]))
+    b, a = (
+        nn.Parameter(rand(shape[0], experts * rank)),
+        nn.Parameter(rand(experts * rank, shape[1])),
+    )
     return Routed(b, a, router, top_k, score, bias, tempered)
 
 

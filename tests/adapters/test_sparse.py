@@ -94,7 +94,9 @@ def test_selection_takes_the_extremes(rule, largest):
     model = small_model()
     weight = model[0].weight.detach().clone()
     data = batches()
-    adapt(find_method("s2ft"), model, ratio=0.25, select=rule, largest=largest, data=data, loss=loss)
+    adapt(
+        find_method("s2ft"), model, ratio=0.25, select=rule, largest=largest, data=data, loss=loss
+    )
     stir(model)
     chosen = delta(model, "0").abs().sum(0) > 0
     if rule == "weight":

@@ -56,6 +56,7 @@ def kshot_experts(
         activate(model, acting)
     best = sorted(scores, key=lambda c: scores[c])[: max(experts, shortlist or 2 * experts)]
     factors = {c: _factors(model, c) for c in best}
+    _require_alike(factors)
     chosen = least_alike(factors, experts)
     _mix(model, chosen, factors, top_k, name)
     return chosen
@@ -96,21 +97,26 @@ def _factors(model: nn.Module, name: str) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
+def _require_alike(factors: Mapping[str, Factors]) -> None:
+    shapes = {c: {p: tuple(a.shape) for p, (_, a) in own.items()} for c, own in factors.items()}
+    first, *others = shapes
+    for other in others:
+        if shapes[other] != shapes[first]:
+            raise ValueError(
+                f"adapters {first!r} and {other!r} differ in rank or in their sites: experts must "
+                "be alike"
+            )
+
+
 def _mix(
     model: nn.Module,
     chosen: Sequence[str],
-    factors: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]],
+    factors: Mapping[str, Factors],
     top_k: int,
     name: str,
 ) -> None:
     first = find_adapter(model, chosen[0])
-    shapes = {path: [t.shape for t in pair] for path, pair in factors[chosen[0]].items()}
-    for other in chosen:
-        if {path: [t.shape for t in pair] for path, pair in factors[other].items()} != shapes:
-            raise ValueError(
-                f"adapters {chosen[0]!r} and {other!r} differ in rank or in their sites: experts "
-                "must be alike"
-            )
+    rank = next(iter(factors[chosen[0]].values()))[1].shape[0]
 
     def rewrite(op: Operator, site: Site) -> Operator:
         pairs = [factors[c][site.name] for c in chosen]
@@ -120,8 +126,7 @@ def _mix(
         return Sum(op, Routed(nn.Parameter(b.clone()), nn.Parameter(a.clone()), router, top_k))
 
     def count(sites: Sequence[Site]) -> int:
-        rank = len(chosen) * next(iter(shapes.values()))[1][0]
-        return sum(rank * sum(s.shape) + len(chosen) * s.shape[1] for s in sites)
+        return len(chosen) * sum(rank * sum(s.shape) + s.shape[1] for s in sites)
 
     recipe = Adaptation(Rewrite(rewrite), count)
     held = Adapter(
@@ -129,5 +134,7 @@ def _mix(
         first.seed, sites=dict(first.sites), recipe=recipe,
     )  # fmt: skip
     sites = first.sites.values()
-    add_adapter(model, held, {s.name: read(model, s) for s in sites}, dict.fromkeys(shapes, recipe))
+    add_adapter(
+        model, held, {s.name: read(model, s) for s in sites}, dict.fromkeys(first.sites, recipe)
+    )
     attach(model)
