@@ -119,8 +119,8 @@ def test_bad_ratios_and_heads_are_refused():
     model = llama()
     with pytest.raises(SiteError, match="head_size=7 does not divide"):
         corank.adapt(model, "s2ft", targets=["o_proj"], head_size=7)
+    ids = [{"input_ids": torch.randint(3, 64, (2, 7))}]
     with pytest.raises(SiteError, match="where they are read"):
-        ids = [{"input_ids": torch.randint(3, 64, (2, 7))}]
         corank.adapt(model, "s2ft", targets=["up_proj"], select="activation", data=ids)
     assert not adapters(model)
 
