@@ -11,7 +11,7 @@ from corank.adapters import adapted, adapters
 from corank.control.sparse_states import move_support
 from corank.errors import SiteError
 from corank.methods.sparse import cubic_sparsity
-from corank.models import channels, find_sites, install
+from corank.models import Site, channels, find_sites, install
 from corank.operators import Dense, OnGrid, Quantised, Sparse, quantise_uniform
 from corank.registry import find_method
 from corank.settings import merge_on_grid
@@ -86,6 +86,13 @@ def test_channels_are_found_in_fused_and_separate_projections():
     parts = [(g.part, len(g.makers), len(g.readers)) for g in groups if g.part == "mlp"]
     assert parts == [("mlp", 2, 1)] * 2
     assert sum(len(g.makers) + len(g.readers) for g in groups) == len(find_sites(llama()))
+
+
+def test_a_fused_projection_makes_each_channel_twice():
+    makers = Site("0.gate_up_proj", "gate_up", 0, (12, 4), False, "linear")
+    readers = Site("0.down_proj", "down", 0, (4, 6), False, "linear")
+    (group,) = channels([makers, readers])
+    assert group.rows(makers, torch.tensor([1, 4])).tolist() == [1, 4, 7, 10]
 
 
 @pytest.mark.parametrize("rule", ["weight", "activation", "gradient"])

@@ -123,3 +123,18 @@ def test_bad_counts_and_names_leave_the_model_alone():
     corank.adapters.delete(model, "default")
     assert list(model.state_dict()) == list(before)
     assert read(model, survey(model)[0][0]) is not None
+
+
+def test_the_nearest_block_is_shared():
+    model = llama(4)
+    replaced = min(found := block_influence(model, data()), key=found.get)
+    near = [path for path in found if path != replaced][-1]
+    for end in ("mlp.gate_proj", "mlp.up_proj", "self_attn.k_proj"):
+        weight = model.get_submodule(f"{near}.{end}").weight
+        weight.data = model.get_submodule(f"{replaced}.{end}").weight.data.clone()
+    again = block_influence(model, data())
+    partners = flexigpt(model, data(), 1, rank=4)
+    if min(again, key=again.get) == replaced:
+        assert partners == {replaced: near}
+    else:
+        assert partners == {near: replaced}
