@@ -1,6 +1,6 @@
 """Low-rank and structured weights for PyTorch: shrink, adapt, heal, save and look inside."""
 
-from . import adapters, losses
+from . import adapters, losses, settings
 from . import methods as _recipes  # noqa: F401  (first: the function below takes its name)
 from .adapters import controller
 from .healing import heal
@@ -24,6 +24,7 @@ __all__ = [
     "merge",
     "methods",
     "save",
+    "settings",
     "stream",
 ]
 

@@ -26,6 +26,13 @@ PARAMETERS: dict[str, dict] = {
     "sora": {"threshold": (1e-3, 1e-2)},
     "svfit": {"rank": 6},
     "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},
+    "lift": {"rank": 1, "filter_rank": 4, "interval": 4},
+    "moe_lora": {"rank": 2, "experts": 4, "top_k": 2, "damping": 1e-2, "gate_rate": 1.0},
+    "pst": {"rank": 2, "sparsity": 0.3},
+    "s2ft": {"ratio": 0.2},
+    "smora": {"rank": 8, "top_k": 3, "alpha": 2.0},
+    "sqft": {"rank": 4, "alpha": 8.0},
+    "tensorpoly": {"rank": 3, "experts": 2},
 }
 
 

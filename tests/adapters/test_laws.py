@@ -9,6 +9,7 @@ from torch import nn
 
 import corank
 from corank.adapters import adapted, adapters
+from corank.errors import SiteError
 from corank.layers import Linear
 from corank.operators import build, describe
 
@@ -24,8 +25,10 @@ from .small import (
     stir,
 )
 
-METHODS = [m for m in corank.methods("adapt") if "plain_module" not in m.laws]
+METHODS = [m for m in corank.methods("adapt") if "setting" not in m.laws]
+MATRICES = [m for m in METHODS if "plain_module" not in m.laws]
 every = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.key)
+every_matrix = pytest.mark.parametrize("method", MATRICES, ids=lambda m: m.key)
 
 fixed = pytest.mark.parametrize(
     "method", [m for m in METHODS if "chooses" not in m.laws], ids=lambda m: m.key
@@ -65,7 +68,7 @@ def test_the_weights_never_change(method):
             assert torch.equal(held.base.dense(), layer.weight)
 
 
-@every
+@every_matrix
 def test_forward_is_dense_and_linear(method):
     model, _ = adapt(method)
     stir(model)
@@ -189,7 +192,13 @@ def test_it_can_be_switched_off_merged_and_deleted(method):
         acting = model(X)
         with corank.adapters.disabled(model):
             off = model(X)
-        corank.adapters.merge_adapters(model)
+        if method not in MATRICES:
+            with pytest.raises(SiteError, match=r"not one matrix.*delete"):
+                corank.adapters.merge_adapters(model)
+            with pytest.raises(SiteError, match="not one matrix"):
+                corank.merge(model)
+        else:
+            corank.adapters.merge_adapters(model)
         torch.testing.assert_close(model(X), acting)
         corank.adapters.unmerge_adapters(model)
         assert torch.equal(model(X), acting)

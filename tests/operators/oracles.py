@@ -27,6 +27,8 @@ from corank.operators import (
     Kron,
     LowRank,
     Observed,
+    OnGrid,
+    OnSupport,
     Operator,
     Permutation,
     Product,
@@ -37,10 +39,13 @@ from corank.operators import (
     Rope,
     RowNormalised,
     Scaled,
+    ScoreMasked,
+    Select,
     Sparse,
     Stretch,
     Sum,
     Tempered,
+    TensorExperts,
     TileAffine,
     Toeplitz,
     Transpose,
@@ -480,3 +485,91 @@ def adapted() -> Case:
     rows = lengths[:, None] * w / w.norm(dim=1, keepdim=True)
     op = Adapted(added, turned, base=Dense(w), names=("a", "b"), weights=(0.5, -0.3))
     return op, w + m - 0.3 * (rows - w)
+
+
+@oracle
+def select() -> Case:
+    index = [4, 0, 3]
+    w = torch.zeros(3, 6, dtype=torch.float64)
+    for row, column in enumerate(index):
+        w[row, column] = 1
+    return Select(torch.tensor(index), 6), w
+
+
+@oracle
+def selected_rows() -> Case:
+    w, rows = torch.zeros(7, 5, dtype=torch.float64), rand(2, 5)
+    w[6], w[2] = rows[0], rows[1]
+    return Product(Transpose(Select(torch.tensor([6, 2]), 7)), Dense(rows)), w
+
+
+@oracle
+def on_support_detached() -> Case:
+    (lr, m), base = low_rank(5, 6, 2), rand(5, 6)
+    base[rand(5, 6) > 0.3] = 0
+    held = nn.Parameter(base.clone(), requires_grad=False)
+    w = [[base[i, j] + m[i, j] if base[i, j] != 0 else 0.0 for j in range(6)] for i in range(5)]
+    return OnSupport(Sum(Dense(held), lr), Dense(held)), torch.tensor(w, dtype=torch.float64)
+
+
+@oracle
+def score_masked_detached() -> Case:
+    (lr, m), base = low_rank(5, 6, 2), rand(5, 6)
+    least = sorted(float(v) for v in (base.abs() + m).flatten())[10]
+    w = torch.where(base.abs() + m < least, 0.0, base)
+    return ScoreMasked(Dense(base), lr, torch.tensor([10])), w
+
+
+@oracle
+def on_grid_detached() -> Case:
+    codes, scale = torch.randint(0, 16, (3, 6)), rand(3, 2).abs() + 0.1
+    held, zero = nn.Parameter(scale.clone(), requires_grad=False), torch.full((3, 2), 5)
+    grid = Quantised(_packed(codes.tolist(), 4), held, (3, 6), 4, 3, zero=zero.to(torch.uint8))
+    lr, m = low_rank(3, 6, 1)
+    lr.b.data *= 0.01
+    w = torch.zeros(3, 6, dtype=torch.float64)
+    for i in range(3):
+        for j in range(6):
+            s = scale[i, j // 3]
+            value = s * (int(codes[i, j]) - 5) + 0.01 * m[i, j]
+            w[i, j] = s * (min(max(round(float(value / s)) + 5, 0), 15) - 5)
+    return OnGrid(Sum(grid, lr), grid), w
+
+
+def _layer_norm(rows: Tensor) -> Tensor:
+    return (rows - rows.mean()) / (rows.var(unbiased=False) + 1e-5).sqrt()
+
+
+def _kron_rows(one: Tensor, two: Tensor) -> Tensor:
+    pairs = zip(one.numpy(), two.numpy(), strict=True)
+    return torch.tensor(np.stack([np.kron(p, q) for p, q in pairs]))
+
+
+def _tensor_rows(leaf: Tensor, weights: list[float], length: int) -> Tensor:
+    total = torch.zeros(leaf.shape[2], length, dtype=torch.float64)
+    for s, weight in enumerate(weights):
+        left = _layer_norm(_kron_rows(leaf[0, s], leaf[1, s]))
+        right = _layer_norm(_kron_rows(leaf[2, s], leaf[3, s]))
+        total += weight * _kron_rows(left, right)[:, :length]
+    return total
+
+
+@oracle
+def tensor_experts_by_rank() -> Case:
+    a, b, logits = rand(4, 2, 3, 2), rand(4, 2, 3, 2), rand(3, 2)
+    op = TensorExperts(a, b, logits, (6, 9), task=2)
+    z = logits[2].sigmoid() / logits[2].sigmoid().sum()
+    w = _tensor_rows(b, z.tolist(), 6).T @ _tensor_rows(a, z.tolist(), 9) / 3
+    return op, w
+
+
+@oracle
+def tensor_experts_by_order() -> Case:
+    a, b, logits = rand(2, 3, 2, 3), rand(2, 3, 2, 2), rand(1, 2, 3)
+    op = TensorExperts(a, b, logits, (4, 7))
+    z = logits[0].sigmoid() / logits[0].sigmoid().sum(1, keepdim=True)
+    factors = []
+    for leaf, length in ((a, 7), (b, 4)):
+        one, two = (sum(z[o, s] * leaf[o, s] for s in range(3)) for o in range(2))
+        factors.append(_layer_norm(_kron_rows(one, two))[:, :length])
+    return op, factors[1].T @ factors[0] / 2

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from corank.operators import (
     Dense,
     Kron,
+    OnGrid,
     Permutation,
+    Quantised,
     normal_float,
     pack,
     quantise_codebook,
@@ -142,3 +144,13 @@ def test_permutation_moves_each_input_once(order: list[int]) -> None:
     x = torch.randn(2, len(order))
     assert op(x).tolist() == [[row[i] for i in order] for row in x.tolist()]
     assert torch.equal(transpose(op)(op(x)), x)
+
+
+def test_gradients_stop_beyond_the_last_code_of_a_grid() -> None:
+    grid = Quantised(pack(torch.tensor([[1, 2, 3]]), 2), torch.ones(1, 1), (1, 3), 2, 3)
+    moved = Dense(torch.nn.Parameter(torch.tensor([[-0.6, 0.4, 7.0]])))  # codes stand for -2 to 1
+    op = OnGrid(moved, grid)
+    assert op.dense().tolist() == [[-1.0, 0.0, 1.0]]
+    op.dense().sum().backward()
+    assert moved.weight.grad is not None
+    assert moved.weight.grad.tolist() == [[1.0, 1.0, 0.0]]

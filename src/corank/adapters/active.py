@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from ..models import Site, densify, install, module_at
-from ..operators import Adapted, Dense
+from ..models import Site, densify, give_back, install, module_at
+from ..operators import Adapted, Dense, Foreign
 from .own import require_apart, switch
 from .record import adapted, adapters, find_adapter
 
@@ -95,7 +95,9 @@ def delete(model: nn.Module, name: str) -> None:
 def _bare(model: nn.Module, site: Site, weight: Adapted) -> None:
     install(model, site, weight.base)
     operators = [m for m in module_at(model, site).modules() if isinstance(m, Adapted)]
-    if isinstance(weight.base, Dense) and not operators:
+    if isinstance(weight.base, Foreign):
+        give_back(model, site)
+    elif isinstance(weight.base, Dense) and not operators:
         densify(model, site)
 
 

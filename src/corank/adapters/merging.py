@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..models import require_one_matrix
 from ..operators import Dense
 from .record import adapted
 
@@ -35,7 +36,10 @@ def merge_adapters(model: nn.Module, dtype: Literal["base", "wide"] = "base") ->
     """
     errors: dict[str, float] = {}
     total = 0
-    for path, weight in adapted(model).items():
+    weights = adapted(model)
+    for path, weight in weights.items():
+        require_one_matrix(path, weight.view)
+    for path, weight in weights.items():
         weight.merge(None)
         exact = weight.view.dense()
         merged = exact.to(weight.base.dtype) if dtype == "base" else exact

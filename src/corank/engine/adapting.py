@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 
-from ..adapters.record import adapted, adapters
+from ..adapters import activate
+from ..adapters.own import keep, switch
+from ..adapters.record import Adapter, adapted, adapters
 from ..models import Site, install
 from ..operators import Adapted, Base, LowRank, Operator
 from ..operators.counting import count_each
@@ -21,6 +24,48 @@ def note_earlier(model: nn.Module, sites: Sequence[Site]) -> None:
         held = weights.get(site.name)
         if held is not None:
             site.earlier = dict(zip(held.names, held.operators, strict=True))
+
+
+def add_adapter(
+    model: nn.Module,
+    held: Adapter,
+    there: Mapping[str, Operator],
+    recipes: Mapping[str, Adaptation],
+) -> dict[str, Operator]:
+    """Put a new adapter beside what stands `there`; it acts and trains, and nothing else does.
+
+    `held` says where it may stand and what else trains; on return it holds where it does stand,
+    and is the model's own record. Returns the adapter's operators by site.
+    """
+    model.requires_grad_(False)
+    with torch.no_grad():
+        made = put_beside(model, held.name, list(held.sites.values()), there, recipes)
+    held.sites = {name: site for name, site in held.sites.items() if name in made}
+    held.also = (*held.also, *_also(model, list(held.sites.values()), recipes))
+    held.trains = {name: _trained(op) for name, op in made.items()}
+    for other in adapters(model).values():
+        switch(model, other, on=False)
+    stand_on(model, made)
+    adapters(model)[held.name] = held
+    keep(model, held)
+    if len(adapters(model)) > 1:
+        activate(model, held.name)
+    for parameter in held.also:
+        model.get_parameter(parameter).requires_grad_(True)
+    return made
+
+
+def _also(model: nn.Module, sites: list[Site], recipes: Mapping[str, Adaptation]) -> list[str]:
+    """The model's own parameters that the methods train, by name."""
+    makers = {r.also for r in recipes.values() if r.also is not None}
+    if not makers:
+        return []
+    names = {id(p): n for n, p in model.named_parameters()}
+    return [names[id(p)] for make in makers for p in make(model, sites)]
+
+
+def _trained(op: Operator) -> tuple[str, ...]:
+    return tuple(name for name, leaf in op.named_parameters() if leaf.requires_grad)
 
 
 def put_beside(

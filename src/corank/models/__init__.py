@@ -1,28 +1,43 @@
 """Finding the weights of a model, reading them, and putting operators in their place."""
 
 from .blocks import Stack, blocks, stacks
+from .coupled import Channels, channels
 from .finding import survey
 from .kinds import Refused
-from .places import densify, install, is_rewritten, module_at, read, read_bias, require_finite
+from .places import (
+    densify,
+    give_back,
+    install,
+    is_rewritten,
+    module_at,
+    read,
+    read_bias,
+    require_finite,
+    require_one_matrix,
+)
 from .site import Site
 from .snapshot import snapshot
 from .targets import Targets, choose_sites, find_sites
 
 __all__ = [
+    "Channels",
     "Refused",
     "Site",
     "Stack",
     "Targets",
     "blocks",
+    "channels",
     "choose_sites",
     "densify",
     "find_sites",
+    "give_back",
     "install",
     "is_rewritten",
     "module_at",
     "read",
     "read_bias",
     "require_finite",
+    "require_one_matrix",
     "snapshot",
     "stacks",
     "survey",

@@ -12,18 +12,22 @@ from torch import nn
 from ..layers.convolution import Convolution
 from ..layers.experts import Experts
 from .blocks import layer_indices, layer_of
+from .foreign import is_foreign
 from .kinds import PROJECTIONS, Refused, RefusedModule, is_layer, kind_of
 from .roles import Place, infer_role
 from .site import Site
 
 
-def survey(model: nn.Module, seed: int = 0) -> tuple[list[Site], list[Refused]]:
+def survey(
+    model: nn.Module, seed: int = 0, foreign: bool = False
+) -> tuple[list[Site], list[Refused]]:
     """Every weight of a model that corank can handle, in model order, and every one it cannot.
 
     Needs shapes only: a model on the meta device will do. A weight used in several places is one
-    site under its first name, the other places in `site.tied`.
+    site under its first name, the other places in `site.tied`. foreign: quantised linear layers of
+    other libraries are sites too, for adapters to stand beside; otherwise they are refused.
     """
-    found, refused = _weights(model)
+    found, refused = _weights(model, foreign)
     sites: list[Site] = []
     pool: dict[str, Any] = {}
     indices, ends, owners = layer_indices(model), _ends(model), _owners(model)
@@ -55,6 +59,7 @@ def survey(model: nn.Module, seed: int = 0) -> tuple[list[Site], list[Refused]]:
                     seed,
                     pool=pool,
                     kernel=_kernel(first.module, first.kind),
+                    foreign=is_foreign(first.module),
                 )
             )
     return sites, refused
@@ -68,7 +73,7 @@ class _Weight:
     identity: tuple[int, ...]  # of what makes two places one weight
 
 
-def _weights(model: nn.Module) -> tuple[list[_Weight], list[Refused]]:
+def _weights(model: nn.Module, foreign: bool) -> tuple[list[_Weight], list[Refused]]:
     found: list[_Weight] = []
     refused: list[Refused] = []
     inside = "."  # what stands in a layer or a refused module is not looked into
@@ -76,7 +81,7 @@ def _weights(model: nn.Module) -> tuple[list[_Weight], list[Refused]]:
         if path.startswith(inside):
             continue
         try:
-            kind = kind_of(module)
+            kind = kind_of(module, foreign)
         except RefusedModule as refusal:
             refused.append(Refused(path, str(refusal)))
             if refusal.whole:
@@ -91,6 +96,8 @@ def _weights(model: nn.Module) -> tuple[list[_Weight], list[Refused]]:
 def _identity(module: Any, kind: str) -> tuple[int, ...]:
     if is_layer(module):
         return (id(module if isinstance(module, Experts) else module.operator),)
+    if is_foreign(module):
+        return (id(module),)
     names = PROJECTIONS if kind == "experts" else ("weight",)
     return tuple(id(module._parameters[name]) for name in names)
 
@@ -114,7 +121,7 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 
 def _broken_tie(group: list[_Weight], owners: dict[int, list[str]]) -> str | None:
     """Why the places of one weight cannot go on sharing one operator."""
-    if is_layer(group[0].module):
+    if is_layer(group[0].module) or is_foreign(group[0].module):
         return None
     kinds, paths = {weight.kind for weight in group}, [weight.path for weight in group]
     elsewhere = {path for key in group[0].identity for path in owners[key]} - set(paths)
@@ -144,6 +151,8 @@ def _matrices(weight: _Weight) -> Iterator[tuple[str, tuple[int, int]]]:
 def _shape(module: Any, kind: str) -> tuple[int, int]:
     if is_layer(module) and not isinstance(module, Experts):
         return module.operator.shape
+    if is_foreign(module):
+        return module.out_features, module.in_features
     stored = module.weight.shape
     if kind == "conv1d_transposed":
         return stored[1], stored[0]

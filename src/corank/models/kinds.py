@@ -13,6 +13,7 @@ from ..layers.convolution import Convolution
 from ..layers.embedding import Embedding
 from ..layers.experts import Experts
 from ..layers.linear import Linear
+from .foreign import is_foreign
 
 #: Parameters of fused experts, in the order a token meets them.
 PROJECTIONS = ("gate_up_proj", "down_proj")
@@ -34,9 +35,10 @@ class RefusedModule(Exception):
         self.whole = whole
 
 
-def kind_of(module: nn.Module) -> str | None:
+def kind_of(module: nn.Module, foreign: bool = False) -> str | None:
     """The kind of site a module is ("experts" for fused ones), or None if it holds no weight.
 
+    foreign: take a quantised layer of another library's as "linear" instead of refusing it.
     Raises RefusedModule with the reason for a module whose weight cannot be replaced.
     """
     for layer, kind in _LAYERS:
@@ -49,6 +51,8 @@ def kind_of(module: nn.Module) -> str | None:
             "projections; write the attention with separate linear layers",
             whole=True,
         )
+    if foreign and is_foreign(module):
+        return "linear"
     plain = _plain(module)
     if plain is not None:
         _require_plain_weight(module)

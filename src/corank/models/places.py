@@ -14,10 +14,12 @@ from ..layers.experts import Experts
 from ..layers.linear import Linear
 from ..linalg.checks import all_finite
 from ..operators.dense import Dense
+from ..operators.foreign import Foreign
 from ..operators.operator import Operator
+from .foreign import is_foreign
 from .kinds import Layer, RefusedModule, is_layer, kind_of
 from .site import Site
-from .standins import dense_parameters, experts_over, layer_over, plain_over, swap
+from .standins import dense_parameters, experts_over, foreign_over, layer_over, plain_over, swap
 from .ties import rename_ties
 
 
@@ -30,6 +32,8 @@ def read(model: nn.Module, site: Site) -> Operator:
     module = module_at(model, site)
     if is_layer(module):
         return operator_in(module, site)
+    if is_foreign(module):
+        return Foreign(module, site.shape)
     if site.kind == "expert":
         _, projection, number = site.expert
         stored = module.get_parameter(projection)
@@ -104,6 +108,7 @@ def densify(model: nn.Module, site: Site) -> None:
     module = module_at(model, site)
     if not is_layer(module):
         return
+    require_one_matrix(site.where, module)
     places = (site.path, *site.tied)
     old = [*_weight_names(module), "weight"]
     weights: dict[str, nn.Parameter] = {}
@@ -124,6 +129,28 @@ def densify(model: nn.Module, site: Site) -> None:
         rename_ties(model, places, old, _weight_names(model.get_submodule(site.path)))
 
 
+def give_back(model: nn.Module, site: Site) -> None:
+    """Put the module of another library's back where a bare `Foreign` stands for it."""
+    for path in (site.name, *site.tied):
+        layer = model.get_submodule(path)
+        if isinstance(layer, Linear) and isinstance(layer.operator, Foreign):
+            _put(model, path, swap(layer, foreign_over))
+
+
+def require_one_matrix(where: str, module: nn.Module) -> None:
+    """Refuse a weight that no dense matrix can stand for, because it depends on its input.
+
+    Raises SiteError.
+    """
+    for part in module.modules():
+        if isinstance(part, Operator) and not part.linear:
+            raise SiteError(
+                where,
+                "its adapter sends each input through experts of its own, which is not one matrix",
+                "Keep it unmerged, activate another adapter, or delete this one first.",
+            )
+
+
 def require_finite(model: nn.Module, site: Site) -> None:
     """Refuse a weight that cannot be computed with.
 
@@ -135,7 +162,10 @@ def require_finite(model: nn.Module, site: Site) -> None:
 
 def require_finite_leaves(op: Operator, site: Site) -> None:
     """Refuse an operator whose leaves cannot be computed with; see `require_finite`."""
-    for name, leaf in (*op.named_parameters(), *op.named_buffers()):
+    leaves = [*op.named_parameters(), *op.named_buffers()]
+    if isinstance(op, Foreign) and not any(leaf.is_meta for _, leaf in leaves):
+        leaves = [("weight", op.dense())]
+    for name, leaf in leaves:
         if leaf.is_meta:
             raise SiteError(
                 site.where,
@@ -155,7 +185,7 @@ def module_at(model: nn.Module, site: Site) -> nn.Module:
     """The module that holds a site's weight. Raises SiteError where it is gone or has changed."""
     try:
         module = model.get_submodule(site.path)
-        kind = kind_of(module)
+        kind = kind_of(module, site.foreign)
     except AttributeError:
         raise SiteError(
             site.where, "the model has no such module", "Find the sites again."

@@ -33,6 +33,7 @@ class Site:
     seed: int = 0
     stats: dict[str, Any] = field(default_factory=dict, repr=False)  #: filled by calibration
     pool: dict[str, Any] = field(default_factory=dict, repr=False)  #: one per run, shared by sites
+    foreign: bool = False  #: a quantised layer of another library's, for adapters only
     overrides: Mapping[str, Any] = field(default_factory=dict)  #: from a dict of targets
     #: The operators of the adapters that the weight carries already, by name.
     earlier: Mapping[str, Any] = field(default_factory=dict, repr=False)

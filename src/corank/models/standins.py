@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -15,7 +16,9 @@ from ..layers.lazy import dense_of
 from ..layers.linear import Linear
 from ..layers.origin import Origin, carry
 from ..operators.dense import Dense
+from ..operators.foreign import Foreign
 from ..operators.operator import Operator
+from .foreign import is_foreign
 from .kinds import PROJECTIONS, Layer, is_layer, kind_of
 
 Old = TypeVar("Old", bound=nn.Module)
@@ -63,9 +66,29 @@ def layer_over(op: Operator, bias: Tensor | None, module: nn.Module) -> Layer:
             padding_mode=module.padding_mode,
         )
     else:
-        layer = Linear(op, there, transposed=kind_of(module) == "conv1d_transposed")
-    layer.origin = module.origin if is_layer(module) else Origin(module)
+        transposed = not is_foreign(module) and kind_of(module) == "conv1d_transposed"
+        layer = Linear(op, there, transposed=transposed)
+    if is_foreign(module):
+        layer.origin = Origin(_plain_linear(op, there))
+    else:
+        layer.origin = module.origin if is_layer(module) else Origin(module)
     return layer
+
+
+def foreign_over(layer: Linear) -> nn.Module:
+    """The module of another library's that a bare `Foreign` was made of, with its bias."""
+    assert isinstance(layer.operator, Foreign)
+    module = copy.copy(layer.operator.module)
+    module._parameters = dict(module._parameters)
+    if "bias" in module._parameters:
+        module._parameters["bias"] = layer.bias
+    return module
+
+
+def _plain_linear(op: Operator, bias: Tensor | None) -> nn.Linear:
+    """What merging makes of a quantised layer: an nn.Linear, its weights still to come."""
+    plain = nn.Linear(op.shape[1], op.shape[0], bias is not None, device="meta")
+    return plain.requires_grad_(False)
 
 
 def experts_over(fused: nn.Module) -> Experts:

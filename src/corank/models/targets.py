@@ -21,7 +21,9 @@ _NOT_LINEAR = frozenset({"head", "embed", "router"})
 _GROUPS = ("all-linear", "attention", "mlp", "all")
 
 
-def find_sites(model: nn.Module, targets: Targets = "all-linear", seed: int = 0) -> list[Site]:
+def find_sites(
+    model: nn.Module, targets: Targets = "all-linear", seed: int = 0, foreign: bool = False
+) -> list[Site]:
     """The targeted sites of a model, in model order, sharing one fresh pool.
 
     targets: "all-linear" (linear layers, transformers' Conv1D and experts, but no head, embedding
@@ -29,10 +31,12 @@ def find_sites(model: nn.Module, targets: Targets = "all-linear", seed: int = 0)
         "mlp.down_proj"), "re:..." for a regular expression over the full name, or a dict from any
         of these to that target's overrides (None skips it; a later key wins).
 
+    foreign: take quantised linear layers of other libraries too, for adapters.
+
     A tied weight is found under each of its names. Raises ValueError for a target that matches
     nothing, with the nearest names; SiteError where a target names a weight that is refused.
     """
-    return choose_sites(*survey(model, seed), targets)
+    return choose_sites(*survey(model, seed, foreign), targets)
 
 
 def choose_sites(sites: list[Site], refused: list[Refused], targets: Targets) -> list[Site]:

@@ -10,6 +10,7 @@ from .cost import dense_flops
 from .cycle import Cycle
 from .dense import Dense
 from .diagonal import Diagonal
+from .foreign import Foreign
 from .fourier import Fourier
 from .frobenius import FrobeniusNormalised
 from .gated import Gated
@@ -18,7 +19,9 @@ from .kron import Kron
 from .low_rank import LowRank
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
 from .observed import Observed
-from .operator import Operator, trainable
+from .on_grid import OnGrid, quantised, requantise
+from .on_support import OnSupport
+from .operator import Operator, is_linear, trainable
 from .packing import pack, unpack
 from .permutation import Permutation
 from .product import Product
@@ -28,12 +31,17 @@ from .rectified import Rectified
 from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
+from .routed import Routed
 from .scaled import Scaled
+from .score_masked import ScoreMasked
+from .select import Select
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
+from .standardised import Standardised
 from .stretch import Stretch
 from .sum import Sum
 from .tempered import Tempered
+from .tensor_experts import TensorExperts
 from .tile_affine import TileAffine
 from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
@@ -51,6 +59,7 @@ __all__ = [
     "Cycle",
     "Dense",
     "Diagonal",
+    "Foreign",
     "Fourier",
     "FrobeniusNormalised",
     "Gated",
@@ -58,6 +67,8 @@ __all__ = [
     "Kron",
     "LowRank",
     "Observed",
+    "OnGrid",
+    "OnSupport",
     "Operator",
     "Permutation",
     "Product",
@@ -66,12 +77,17 @@ __all__ = [
     "Reflections",
     "Repeated",
     "Rope",
+    "Routed",
     "RowNormalised",
     "Scaled",
+    "ScoreMasked",
+    "Select",
     "Sparse",
+    "Standardised",
     "Stretch",
     "Sum",
     "Tempered",
+    "TensorExperts",
     "TileAffine",
     "Toeplitz",
     "Transpose",
@@ -81,12 +97,15 @@ __all__ = [
     "build",
     "dense_flops",
     "describe",
+    "is_linear",
     "normal_float",
     "normalise_columns",
     "normalise_rows",
     "pack",
     "quantise_codebook",
     "quantise_uniform",
+    "quantised",
+    "requantise",
     "sparsify",
     "storable",
     "trainable",

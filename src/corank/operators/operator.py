@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class Operator(nn.Module, ABC):
     """
 
     shape: tuple[int, int]
+
+    #: Whether it is one matrix; not so where the map depends on its input, as in `Routed`.
+    linear: ClassVar[bool] = True
 
     #: How many numbers a leaf holds, where it is not its numel: packed codes, bookkeeping (0).
     numbers_held: Mapping[str, int] = MappingProxyType({})
@@ -128,6 +131,11 @@ def leaf(tensor: Tensor) -> nn.Parameter:
 def parts(operators: Sequence[Operator]) -> Sequence[Operator]:
     """Operators as a ModuleList, typed as what it holds."""
     return cast("Sequence[Operator]", nn.ModuleList(operators))
+
+
+def is_linear(op: Operator) -> bool:
+    """Whether `op` is one matrix, in all its parts."""
+    return all(part.linear for part in op.modules() if isinstance(part, Operator))
 
 
 def trainable(op: Operator) -> Operator:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from .cost import dense_flops
 from .low_rank import LowRank
-from .operator import Operator, require_operators
+from .operator import Operator, is_linear, require_operators
 from .skeleton import storable
 from .transpose import transpose
 
@@ -26,12 +26,13 @@ class Scaled(Operator):
         require_operators((operator,), "Scaled")
         self.shape = operator.shape
         self.operator, self.scale = operator, scale
+        self._first = operator.shape[1] < operator.shape[0] and is_linear(operator)
 
     def forward(self, x: Tensor) -> Tensor:
         op = self.operator
         if isinstance(op, LowRank):
             return F.linear(self.scale * op.latent(x), op.b)
-        y: Tensor = op(self.scale * x) if op.shape[1] < op.shape[0] else self.scale * op(x)
+        y: Tensor = op(self.scale * x) if self._first else self.scale * op(x)
         return y
 
     def dense(self) -> Tensor:

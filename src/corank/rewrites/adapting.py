@@ -113,6 +113,10 @@ def normal(op: Operator, site: Site, *shape: int, std: float = 1.0) -> nn.Parame
 
 def kaiming(op: Operator, site: Site, *shape: int) -> nn.Parameter:
     """A trainable leaf, uniform within 1 / sqrt(fan-in): nn.Linear's start, drawn by the site."""
-    bound = 1 / math.sqrt(shape[-1])
+    return uniform(op, site, *shape, bound=1 / math.sqrt(shape[-1]))
+
+
+def uniform(op: Operator, site: Site, *shape: int, bound: float) -> nn.Parameter:
+    """A trainable leaf of numbers uniform within +-bound, drawn from the site's generator."""
     drawn = torch.rand(*shape, generator=site.draws()) * (2 * bound) - bound
     return trains(drawn.to(op.device, leaf_dtype(op)))

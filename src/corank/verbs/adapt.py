@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..adapters import activate
-from ..adapters.own import keep, switch
 from ..adapters.record import Adapter, adapters
 from ..calibration import batches, collect, load_statistics, save_statistics
-from ..engine.adapting import count_plan, describe_adapted, note_earlier, put_beside, stand_on
+from ..engine.adapting import add_adapter, count_plan, describe_adapted, note_earlier
 from ..engine.building import without_collection
 from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
@@ -23,7 +20,6 @@ from ..errors import DataError
 from ..io import attach
 from ..models import Site, choose_sites, read, survey
 from ..models.places import require_finite_leaves
-from ..operators import Operator
 from ..registry import Adaptation, find_method
 from ..report import Report, versions
 
@@ -66,8 +62,10 @@ def adapt(
     is stored. On an error the model is as it was. Raises ValueError (SiteError, DataError).
     """
     registered = find_method(method, "adapt")
+    if "setting" in registered.laws:
+        raise ValueError(f"{method!r} works on whole models: call corank.settings.{method}")
     recipe: Adaptation = registered.recipe(params)
-    every, left_out = survey(model, seed)
+    every, left_out = survey(model, seed, foreign=True)
     sites = _in_layers(choose_sites(every, left_out, targets), layers)
     note_earlier(model, sites)
     recipes = {s.name: registered.recipe({**params, **s.overrides}) if s.overrides else recipe
@@ -104,26 +102,14 @@ def adapt(
             )  # fmt: skip
             seconds["calibration"] = perf_counter() - started
         started = perf_counter()
-        model.requires_grad_(False)
-        with torch.no_grad():
-            made = put_beside(model, name, sites, there, recipes)
-        chosen = [site for site in sites if site.name in made]
-        also = [*saved, *_also(model, chosen, recipes)]
-        for other in adapters(model).values():
-            switch(model, other, on=False)
-        stand_on(model, made)
-        adapters(model)[name] = held = Adapter(
+        held = Adapter(
             name, method, dict(params), targets, seed,
-            sites={site.name: site for site in chosen},
+            sites={site.name: site for site in sites},
             recipe=recipe,
-            also=tuple(also),
-            trains={n: _trained(op) for n, op in made.items()},
+            also=tuple(saved),
         )  # fmt: skip
-        keep(model, held)
-        if len(adapters(model)) > 1:
-            activate(model, name)
-        for parameter in held.also:
-            model.get_parameter(parameter).requires_grad_(True)
+        made = add_adapter(model, held, there, recipes)
+        chosen = list(held.sites.values())
         seconds["start"] = perf_counter() - started
     for site in sites:
         site.stats.clear()
@@ -136,19 +122,6 @@ def adapt(
     report.totals |= {f"model_{unit}_after": n + added[unit] for unit, n in before.items()}
     report.sections["adapter"] = dict(report.totals)
     return report
-
-
-def _also(model: nn.Module, sites: list[Site], recipes: Mapping[str, Adaptation]) -> list[str]:
-    """The model's own parameters that the methods train, by name."""
-    makers = {r.also for r in recipes.values() if r.also is not None}
-    if not makers:
-        return []
-    names = {id(p): n for n, p in model.named_parameters()}
-    return [names[id(p)] for make in makers for p in make(model, sites)]
-
-
-def _trained(op: Operator) -> tuple[str, ...]:
-    return tuple(name for name, leaf in op.named_parameters() if leaf.requires_grad)
 
 
 def _in_layers(sites: list[Site], layers: Sequence[int] | None) -> list[Site]:

@@ -1,0 +1,22 @@
+"""Ways to train that span whole models: clients, pruned twins, shared blocks, chosen experts."""
+
+from .federated import fedsa_lora
+from .few_shot import kshot_experts
+from .influence import block_influence
+from .pruning import Pruned, prune_channels
+from .recovering import loram
+from .requantised import merge_on_grid
+from .sharing import flexigpt
+from .tasks import set_task
+
+__all__ = [
+    "Pruned",
+    "block_influence",
+    "fedsa_lora",
+    "flexigpt",
+    "kshot_experts",
+    "loram",
+    "merge_on_grid",
+    "prune_channels",
+    "set_task",
+]
