@@ -12,6 +12,7 @@ from .gated import Gated
 from .hadamard import Hadamard
 from .kron import Kron
 from .low_rank import LowRank
+from .low_rank_form import low_rank_form, low_rank_update
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
 from .observed import Observed
 from .operator import Operator, trainable
@@ -61,6 +62,8 @@ __all__ = [
     "build",
     "dense_flops",
     "describe",
+    "low_rank_form",
+    "low_rank_update",
     "normal_float",
     "normalise_columns",
     "normalise_rows",
