@@ -19,7 +19,7 @@ from ..engine.transaction import unchanged_on_error
 from ..errors import FormatError, SiteError
 from ..models import read
 from ..operators import Operator
-from .adapter_record import restored_adapter
+from .adapter_record import is_json, restored_adapter
 from .adapter_skeleton import (
     SKELETON,
     TENSORS,
@@ -100,7 +100,7 @@ def save_adapter(
             ranks, errors, notes = write_peft(model, held, folder, rank, base)
         else:
             write_skeleton(model, held, folder)
-            ranks, errors, notes = {}, {}, []
+            ranks, errors, notes = {}, {}, _left_out(held)
         size = sum(file.stat().st_size for file in folder.iterdir())
     return SavedAdapter(size, ranks, errors, notes)
 
@@ -141,6 +141,11 @@ def load_adapter(
     else:
         _add(model, held, made, also)
     return LoadedAdapter(held.name, held.method, list(held.sites), notes)
+
+
+def _left_out(held: Adapter) -> list[str]:
+    lost = [name for name, value in held.parameters.items() if not is_json(value)]
+    return [f"parameters that are no JSON values are not in the folder: {lost}"] if lost else []
 
 
 Read = tuple[Adapter, dict[str, Operator], dict[str, Tensor], list[str]]

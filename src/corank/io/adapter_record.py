@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..adapters.active import active, train
 from ..adapters.record import Adapter, adapters
 from ..errors import FormatError
 from ..models import Site, survey
@@ -22,20 +23,29 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def describe_adapter(held: Adapter) -> dict[str, Any]:
-    """The record of an adapter, its sites by name. Raises ValueError for a parameter that is no
-    JSON value."""
-    for what, value in held.parameters.items():
-        _require_json(f"parameter {what} of adapter {held.name!r}", value)
+    """The record of an adapter, its sites by name; without parameters that are no JSON values."""
     return {
         "name": held.name,
         "method": held.method,
-        "parameters": dict(held.parameters),
+        "parameters": {key: v for key, v in held.parameters.items() if is_json(v)},
         "targets": held.targets if isinstance(held.targets, (str, Mapping)) else [*held.targets],
         "seed": held.seed,
-        "overrides": {name: dict(site.overrides) for name, site in held.sites.items()},
+        "overrides": {
+            name: {key: v for key, v in site.overrides.items() if is_json(v)}
+            for name, site in held.sites.items()
+        },
         "also": list(held.also),
         "trains": {name: list(leaves) for name, leaves in held.trains.items()},
     }
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def restored_adapter(
@@ -46,16 +56,16 @@ def restored_adapter(
     Raises FormatError for a record that is none, or of sites that the model has not.
     """
     _require_record(record)
-    known = {site.name: site for site in survey(model, record["seed"])[0]}
-    sites: dict[str, Site] = {}
-    trains: dict[str, tuple[str, ...]] = {}
-    for name, overrides in record["overrides"].items():
-        here = place(name)
-        if here is None or here not in known:
+    every = survey(model, record["seed"])[0]
+    named = {place(name): name for name in record["overrides"]}
+    for here, name in named.items():
+        if here not in {site.name for site in every}:
             raise FormatError(f"adapter {record['name']!r}: the model has no weight {name}")
-        sites[here] = known[here]
-        sites[here].overrides = overrides
-        trains[here] = tuple(str(leaf) for leaf in record["trains"].get(name, ()))
+    sites = {site.name: site for site in every if site.name in named}
+    trains: dict[str, tuple[str, ...]] = {}
+    for here, site in sites.items():
+        site.overrides = record["overrides"][named[here]]
+        trains[here] = tuple(str(leaf) for leaf in record["trains"].get(named[here], ()))
     return Adapter(
         record["name"], record["method"], record["parameters"], record["targets"],
         record["seed"], sites, recipe_of(record["method"], record["parameters"]),
@@ -63,13 +73,23 @@ def restored_adapter(
     )  # fmt: skip
 
 
-def restore_records(model: nn.Module, records: Any, place: Callable[[str], str | None]) -> None:
-    """Let a loaded model remember the adapters it was saved with, those whose sites it has."""
+def restore_records(
+    model: nn.Module, records: Any, place: Callable[[str], str | None] = lambda path: path
+) -> None:
+    """Let a loaded model remember the adapters it was saved with, and train what they train.
+
+    One with a site that this model (with another head, or none) has not is forgotten.
+    """
     for record in records:
         _require_record(record)
         if all(place(name) is not None for name in record["overrides"]):
             held = restored_adapter(model, record, place)
             adapters(model)[held.name] = held
+    if adapters(model):
+        model.requires_grad_(False)
+        acting = active(model)
+        for name in adapters(model):
+            train(model, name, name in acting)
 
 
 def recipe_of(method: str, parameters: Mapping[str, Any]) -> Adaptation:
@@ -95,10 +115,3 @@ def _require_record(record: Any) -> None:
     nested = [*record["overrides"].values(), *record["trains"].values()]
     if not all(isinstance(value, (dict, list)) for value in nested):
         raise FormatError("an adapter's record is damaged")
-
-
-def _require_json(what: str, value: Any) -> None:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} cannot be stored in a file: {error}") from error
