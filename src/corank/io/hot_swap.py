@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,14 +39,16 @@ def swap_values(
 def _pairs(
     site: Site, old: Operator, new: Operator, scale: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(old, Scaled):
+        yield from _pairs(site, old.operator, new, scale / old.scale if old.scale else math.nan)
+        return
+    if isinstance(new, Scaled):
+        yield from _pairs(site, old, new.operator, scale * new.scale)
+        return
     if type(old) is not type(new):
         raise SiteError(
             site.where, f"a {type(new).__name__} does not fit a {type(old).__name__}", _REMEDY
         )
-    if isinstance(old, Scaled) and isinstance(new, Scaled):
-        ratio = new.scale / old.scale if old.scale else float("nan")
-        yield from _pairs(site, old.operator, new.operator, scale * ratio)
-        return
     if isinstance(old, LowRank) and isinstance(new, LowRank):
         yield from _low_rank_pairs(site, old, new, scale)
         return
@@ -79,7 +82,7 @@ def _pairs(
 def _low_rank_pairs(
     site: Site, old: LowRank, new: LowRank, scale: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    if scale != scale or old.shape != new.shape or new.rank > old.rank:
+    if math.isnan(scale) or old.shape != new.shape or new.rank > old.rank:
         raise SiteError(
             site.where,
             f"rank {new.rank} of {new.shape} does not fit into rank {old.rank} of {old.shape}",
