@@ -57,6 +57,8 @@ class Base(Operator):
         return self.bound.dense()
 
     def flops(self, tokens: int) -> int:
+        if not self._bound:  # built from a skeleton, and not yet in its place: taken to be dense
+            return 2 * tokens * self.shape[0] * self.shape[1]
         return self.bound.flops(tokens)
 
 
@@ -67,4 +69,4 @@ def _adjoint(op: Base, x: Tensor) -> Tensor:
 
 @dense_flops.register
 def _dense_flops(op: Base) -> int:
-    return dense_flops(op.bound)
+    return dense_flops(op.bound) if op._bound else 0

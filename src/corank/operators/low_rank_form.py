@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from .adapted import additions
+from .base import Base
 from .blocks import BlockColumns, BlockRows
 from .hadamard import Hadamard
 from .kron import Kron
 from .low_rank import LowRank
 from .operator import Operator
 from .product import Product
+from .reflections import Reflections
 from .scaled import Scaled
 from .sum import Sum
 from .transpose import Transpose, adjoint
@@ -27,12 +29,50 @@ def low_rank_update(op: Operator) -> Factors | None:
 
     None where the update does not follow from the structure as one of less than full rank.
     """
+    if isinstance(op, Product):
+        return _around_the_base(op)
     added = additions(op)
     if not added:
         return None
     terms = [low_rank_form(term) for term in added]
     known = [pair for pair in terms if pair is not None]
     return _side_by_side(known) if len(known) == len(terms) and _low(known, op) else None
+
+
+def _around_the_base(op: Product) -> Factors | None:
+    """For L W R with L = I + b1 a1 and R = I + b2 a2: b1 (a1 W R) + (W b2) a2."""
+    factors = list(op.operators)
+    bases = [i for i, factor in enumerate(factors) if isinstance(factor, Base)]
+    moves = {i: beyond_identity(f) for i, f in enumerate(factors) if i not in bases}
+    if len(bases) != 1:
+        return None
+    pairs = []
+    for i, pair in moves.items():
+        if pair is None:
+            return None
+        # L1 L2 W - W = (L1 - I) L2 W + (L2 - I) W, and so on, from the left; on the right, the
+        # factors between W and this one are already applied.
+        b, a = pair
+        if i < bases[0]:
+            for factor in factors[i + 1 :]:
+                a = adjoint(factor, a)
+        else:
+            for factor in reversed(factors[bases[0] : i]):
+                b = factor(b.mT).mT
+        pairs.append((b, a))
+    return _side_by_side(pairs) if _low(pairs, op) else None
+
+
+@singledispatch
+def beyond_identity(op: Operator) -> Factors | None:
+    """b, a with b a = W - I, where the structure shows that it is of low rank; else None."""
+    return None
+
+
+@beyond_identity.register
+def _reflections(op: Reflections) -> Factors | None:
+    u = op.u.to(torch.promote_types(op.u.dtype, torch.float32))
+    return -(op._core() @ u).mT, u
 
 
 @singledispatch
