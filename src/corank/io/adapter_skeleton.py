@@ -187,7 +187,7 @@ def build_operators(
             if key not in tensors:
                 raise FormatError(f"{key} is not in the tensor file")
             if key not in held:
-                value = tensors[key].to(base.device)
+                value = tensors[key].to(base.device, copy=True)  # aligned, and not the file
                 trains = isinstance(placeholder, nn.Parameter)
                 held[key] = nn.Parameter(value, placeholder.requires_grad) if trains else value
             _put_leaf(op, leaf, held[key])

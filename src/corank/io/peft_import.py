@@ -48,7 +48,9 @@ def read_peft(model: nn.Module, folder: Path) -> Read:
     for path in values:
         for site, known_as, own in _of_sites(sites, path, values, config):
             base = base_at(model, site)
-            own = {n: t.to(base.device, leaf_dtype(base)) for n, t in own.items()}
+            if any(not tensor.is_floating_point() for tensor in own.values()):
+                raise FormatError(f"{site.where}: a tensor of the adapter is not floating point")
+            own = {n: t.to(base.device, leaf_dtype(base), copy=True) for n, t in own.items()}
             made[site.name] = _built(peft, site, Values(own, shared, config, known_as))
     if not made:
         raise FormatError(f"{folder / WEIGHTS} holds no tensor of a {kind} adapter")
@@ -169,6 +171,8 @@ def _own(
     own: dict[str, Tensor] = {}
     for key, tensor in rest.items():
         path, _, leaf = key.rpartition(".")
+        if path.endswith((".modules_to_save", ".original_module")):
+            continue  # a second copy, which PEFT writes with biases and does not read
         place = _placed(model, path).removesuffix(".base_layer")
         if place in made and leaf == "weight":
             weight = model.get_submodule(place).get_parameter("weight")

@@ -131,6 +131,8 @@ def _loha(site: Site, values: Values) -> Operator:
 def _lokr(site: Site, values: Values) -> Operator:
     if "lokr_t2" in values.own:
         raise _unreadable(site, "a LoKr of a convolution in its Tucker form")
+    if any(tensor.ndim == 3 for tensor in values.own.values()):
+        raise _unreadable(site, "a LoKr of nn.Conv1d, which is no Kronecker product,")
     factors = [_lokr_factor(values, f"lokr_w{i}") for i in (1, 2)]
     rank = pattern_value(values.config.get("rank_pattern") or {}, values.path, values.config["r"])
     return _plus(site, Kron(*factors), values.scale(rank, "alpha"))
