@@ -55,10 +55,10 @@ def _around_the_base(op: Product) -> Factors | None:
         b, a = pair
         if i < bases[0]:
             for factor in factors[i + 1 :]:
-                a = adjoint(factor, a)
+                a = _right(a, factor)
         else:
             for factor in reversed(factors[bases[0] : i]):
-                b = factor(b.mT).mT
+                b = _left(factor, b)
         pairs.append((b, a))
     return _side_by_side(pairs) if _low(pairs, op) else None
 
@@ -113,9 +113,9 @@ def _product(op: Product) -> Factors | None:
         return None
     b, a = pairs[inside]
     for factor in reversed(factors[:inside]):
-        b = factor(b.mT).mT
+        b = _left(factor, b)
     for factor in factors[inside + 1 :]:
-        a = adjoint(factor, a)
+        a = _right(a, factor)
     return b, a
 
 
@@ -167,6 +167,19 @@ def _narrowest(op: Operator) -> Factors:
     matrix = op.dense()
     eye = torch.eye(min(op.shape), dtype=matrix.dtype, device=matrix.device)
     return (matrix, eye) if op.shape[1] <= op.shape[0] else (eye, matrix)
+
+
+def _left(factor: Operator, b: Tensor) -> Tensor:
+    """W b, in the dtype of b: a half precision weight would round it."""
+    if isinstance(factor, Base):
+        return factor.dense().to(b.dtype) @ b
+    product: Tensor = factor(b.mT)
+    return product.mT
+
+
+def _right(a: Tensor, factor: Operator) -> Tensor:
+    """a W, in the dtype of a."""
+    return a @ factor.dense().to(a.dtype) if isinstance(factor, Base) else adjoint(factor, a)
 
 
 def _multiplied(factors: list[Operator]) -> Tensor:
