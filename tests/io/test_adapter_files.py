@@ -151,6 +151,12 @@ def test_fingerprints() -> None:
     assert fingerprint(Dense(moved)) != here
     zeros = [fingerprint(Dense(torch.zeros(n, 12 // n))) for n in (2, 3)]
     assert zeros[0] != zeros[1]
+    large = torch.zeros(1100, 1024)
+    here = fingerprint(Dense(large))
+    for row, column in ((0, 0), (7, slice(None)), (slice(None), 9)):
+        moved = large.clone()
+        moved[row, column] = 1
+        assert fingerprint(Dense(moved)) != here
 
 
 def unchanged(model: nn.Module, state: dict[str, torch.Tensor]) -> bool:

@@ -317,12 +317,13 @@ def test_reflections_around_a_weight_move_it_by_a_low_rank() -> None:
 def test_a_half_precision_weight_rounds_no_update() -> None:
     base = Base((9, 8)).bind(Dense(torch.randn(9, 8).bfloat16()))
     reflections = Reflections(torch.randn(2, 8))
-    for op in (Product(base, reflections), Sum(base, Product(base, low(8, 2, 8)))):
-        wide = base.dense().double()
+    turned = reflections.dense().double() - torch.eye(8)
+    added = low(8, 2, 8)
+    for op, right in (
+        (Product(base, reflections), turned),
+        (Sum(base, Product(base, added)), added.dense()),
+    ):
         pair = low_rank_update(op)
         assert pair is not None
-        last = (
-            reflections.dense() if isinstance(op, Product) else op.operators[1].operators[1].dense()
-        )  # type: ignore[union-attr, index]
-        expected = wide @ last.double() - (wide if isinstance(op, Product) else 0)
+        expected = base.dense().double() @ right
         torch.testing.assert_close((pair[0] @ pair[1]).double(), expected, rtol=1e-5, atol=1e-5)
