@@ -218,6 +218,10 @@ HOSTILE = {
     "wrong shape": lambda s: s["sites"]["0"]["operator"]["operators"][1]["operator"]["b"].update(
         shape=[2, 36]
     ),
+    "other rank": lambda s: [
+        s["sites"]["0"]["operator"]["operators"][1]["operator"][leaf].update(shape=shape)
+        for leaf, shape in (("b", [36, 5]), ("a", [5, 16]))
+    ],
     "unknown operator": lambda s: operator(s, {"kind": "Pickle", "path": "x"}),
     "operator of nothing": lambda s: operator(s, {"kind": "Sum", "operators": []}),
     "no operator": lambda s: operator(s, {"shape": [36, 16], "dtype": "float64"}),
