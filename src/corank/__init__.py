@@ -4,7 +4,14 @@ from . import adapters, losses, settings
 from . import methods as _recipes  # noqa: F401  (first: the function below takes its name)
 from .adapters import controller
 from .healing import heal
-from .io import load, register_with_transformers, save, stream
+from .io import (
+    load,
+    load_adapter,
+    register_with_transformers,
+    save,
+    save_adapter,
+    stream,
+)
 from .registry import methods
 from .report import Report
 from .verbs import adapt, analyze, compress, merge
@@ -20,10 +27,12 @@ __all__ = [
     "controller",
     "heal",
     "load",
+    "load_adapter",
     "losses",
     "merge",
     "methods",
     "save",
+    "save_adapter",
     "settings",
     "stream",
 ]

@@ -93,14 +93,24 @@ def put_beside(
     made: dict[str, Operator] = {}
     for site in chosen:
         made[site.name] = recipes[site.name].rewrite(seen[site.name], site)
-    for site in chosen:
-        op, held = made[site.name], there[site.name]
+    put(model, name, chosen, there, made)
+    return made
+
+
+def put(
+    model: nn.Module,
+    name: str,
+    sites: Sequence[Site],
+    there: Mapping[str, Operator],
+    made: Mapping[str, Operator],
+) -> None:
+    """Put operators beside the weights that are `there`, as adapter `name`."""
+    for site in sites:
+        held, op = there[site.name], made[site.name]
         if isinstance(held, Adapted):
             held.add(name, op)
         else:
-            weight = Adapted(op, base=bases[site.name], names=(name,), weights=(1.0,))
-            install(model, site, weight)
-    return made
+            install(model, site, Adapted(op, base=held, names=(name,), weights=(1.0,)))
 
 
 def stand_on(model: nn.Module, made: Mapping[str, Operator]) -> None:

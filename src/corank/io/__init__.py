@@ -1,9 +1,20 @@
 """Saving and loading: transformers folders, plain modules, and checkpoints as streams."""
 
+from .adapter_files import LoadedAdapter, SavedAdapter, load_adapter, save_adapter
 from .attach import attach
 from .load import load
 from .plugin import register_with_transformers
 from .save import save
 from .stream import stream
 
-__all__ = ["attach", "load", "register_with_transformers", "save", "stream"]
+__all__ = [
+    "LoadedAdapter",
+    "SavedAdapter",
+    "attach",
+    "load",
+    "load_adapter",
+    "register_with_transformers",
+    "save",
+    "save_adapter",
+    "stream",
+]

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,25 +23,33 @@ _AT_FDCWD = -100  # of fcntl.h
 
 
 @contextmanager
-def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replace_folder(
+    path: str | os.PathLike[str],
+    marks: Sequence[str] = _MARKS,
+    stale: Sequence[str] = WEIGHTS,
+    what: str = "a model",
+) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes its place once the block is left well.
 
     Until then `path` is untouched: after an exception the new folder is removed, and a killed
     process leaves at most a folder named `.<name>.*.saving`. Files of the old folder that are no
     weights (a tokenizer, a card) are carried over unless the block wrote its own.
 
-    Raises FormatError if `path` is a file, or holds files and no saved model (so a mistyped path
+    marks: the files of which one says that the folder is `what` is to be saved. stale: patterns of
+    the files that are never carried over.
+
+    Raises FormatError if `path` is a file, or holds files and none of `marks` (so a mistyped path
     loses nothing); OSError, with `path` and the reason, if the disk is full or read-only.
     """
     target = Path(os.path.realpath(path))
-    _require_replaceable(target)
+    _require_replaceable(target, marks, what)
     with _naming(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".saving", dir=target.parent))
     try:
         with _naming(target):
             yield new
-            _carry_over(target, new)
+            _carry_over(target, new, stale)
             new.chmod(target.stat().st_mode if target.exists() else 0o777 & ~_umask())
             for file in (*new.rglob("*"), new):
                 _sync(file)
@@ -64,20 +72,21 @@ def _naming(target: Path) -> Iterator[None]:
         raise kind(number, text) from error
 
 
-def _require_replaceable(target: Path) -> None:
+def _require_replaceable(target: Path, marks: Sequence[str], what: str) -> None:
     if target.is_file():
-        raise FormatError(f"{target} is a file; a model is saved as a folder")
+        raise FormatError(f"{target} is a file; {what} is saved as a folder")
     used = target.is_dir() and any(target.iterdir())
-    if used and not any((target / mark).is_file() for mark in _MARKS):
-        raise FormatError(f"{target} holds files but no saved model; name a new or an empty folder")
+    if used and not any((target / mark).is_file() for mark in marks):
+        saved = f"saved {what.split()[-1]}"
+        raise FormatError(f"{target} holds files but no {saved}; name a new or an empty folder")
 
 
-def _carry_over(old: Path, new: Path) -> None:
+def _carry_over(old: Path, new: Path, stales: Sequence[str]) -> None:
     if not old.is_dir():
         return
     for file in sorted(p for p in old.rglob("*") if p.is_file()):
         name = file.relative_to(old)
-        stale = len(name.parts) == 1 and any(fnmatch(name.name, pattern) for pattern in WEIGHTS)
+        stale = len(name.parts) == 1 and any(fnmatch(name.name, pattern) for pattern in stales)
         if stale or (new / name).exists():
             continue
         (new / name).parent.mkdir(parents=True, exist_ok=True)

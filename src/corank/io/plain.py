@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import FormatError
+from .adapter_record import restore_records
 from .record import read_header, require_sealed, seal, verify
 from .shards import ShardWriter
 from .skeletons import describe_model, join, rebuild, unshared_state
@@ -44,6 +45,7 @@ def load_plain(folder: Path, builder: Callable[[], nn.Module]) -> nn.Module:
         values[alias] = values[source]
     model.load_state_dict(values, strict=True, assign=True)
     join(model, skeleton, _same)
+    restore_records(model, skeleton.get("adapters", ()))
     return model
 
 

@@ -13,6 +13,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import FormatError
+from .adapter_record import restore_records
 from .record import read_header, require_sealed, seal, verify
 from .skeletons import (
     Places,
@@ -76,7 +77,9 @@ class CorankQuantizer(HfQuantizer):
         adopt_ties(model, ties)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        join(model, self.quantization_config.skeleton, self.place)
+        skeleton = self.quantization_config.skeleton
+        join(model, skeleton, self.place)
+        restore_records(model, skeleton.get("adapters", ()), self.place)
         model.is_quantized = False  # made of ordinary modules: .half() and training may go on
         return model
 

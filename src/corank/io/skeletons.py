@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters.record import adapters
 from ..errors import FormatError
 from ..layers import Convolution, Embedding, Experts, Linear
 from ..models import Site, install, read
 from ..models.kinds import PROJECTIONS, is_layer
-from ..operators import Operator, build, describe
+from ..operators import Adapted, Operator, build, describe
+from .adapter_record import describe_adapter
 from .record import FORMAT
 
 #: Where a module path of a skeleton is in a model; None if it is not there.
@@ -28,11 +30,13 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     `modules`: module path -> kind, bias and operator(s). `shared`: the name of a tensor that is
     stored under another name -> that name. `joined`: the path of an operator that is another
     one's very object -> that one's path. `transient`: values that the state dict leaves out.
+    `adapters`, where there are any: what the model remembers of them.
     """
     # imported here: corank/__init__.py defines it and imports this module
     from ..version import __version__
 
-    return {
+    records = [describe_adapter(held) for held in adapters(model).values()]
+    return ({"adapters": records} if records else {}) | {
         "quant_method": "corank",
         "format": FORMAT,
         "corank": __version__,
@@ -53,7 +57,12 @@ def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def unshared_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict, each tensor once, under the name that `describe_model` stores it by."""
     shared = _aliases(_all_tensors(model))
-    return {name: t for name, t in model.state_dict().items() if name not in shared}
+    merged = _merged(model)
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in shared and not name.startswith(merged)
+    }
 
 
 def rebuild(
@@ -201,8 +210,18 @@ def _cast(op: Operator, dtype: Dtypes) -> Operator:
 
 
 def _all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The persistent tensors by every name they have."""
-    return model.state_dict(keep_vars=True)
+    """The persistent tensors by every name they have, but for what adapters are merged into."""
+    state, merged = model.state_dict(keep_vars=True), _merged(model)
+    return {name: tensor for name, tensor in state.items() if not name.startswith(merged)}
+
+
+def _merged(model: nn.Module) -> tuple[str, ...]:
+    """The prefixes of matrices that stand in for active adapters, and that nobody stores."""
+    return tuple(
+        f"{path}.merged."
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, Adapted) and module.merged is not None
+    )
 
 
 def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:

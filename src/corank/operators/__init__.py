@@ -17,6 +17,7 @@ from .gated import Gated
 from .hadamard import Hadamard
 from .kron import Kron
 from .low_rank import LowRank
+from .low_rank_form import low_rank_form, low_rank_update
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
 from .observed import Observed
 from .on_grid import OnGrid, quantised, requantise
@@ -98,6 +99,8 @@ __all__ = [
     "dense_flops",
     "describe",
     "is_linear",
+    "low_rank_form",
+    "low_rank_update",
     "normal_float",
     "normalise_columns",
     "normalise_rows",

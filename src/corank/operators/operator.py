@@ -122,10 +122,11 @@ class Operator(nn.Module, ABC):
 
 
 def leaf(tensor: Tensor) -> nn.Parameter:
-    """A floating point tensor as a frozen parameter; a parameter is passed through, so shared."""
+    """A floating point tensor as a frozen parameter, laid out as a file holds it, so that a reload
+    computes the same bits; a parameter is passed through, so shared."""
     if isinstance(tensor, nn.Parameter):
         return tensor
-    return nn.Parameter(tensor, requires_grad=False)
+    return nn.Parameter(tensor.contiguous(), requires_grad=False)
 
 
 def parts(operators: Sequence[Operator]) -> Sequence[Operator]:

@@ -91,8 +91,8 @@ def leaf_dtype(op: Operator) -> torch.dtype:
 
 
 def trains(tensor: Tensor) -> nn.Parameter:
-    """A leaf that trains."""
-    return nn.Parameter(tensor)
+    """A leaf that trains, laid out as a file holds it, so that a reload computes the same bits."""
+    return nn.Parameter(tensor.contiguous())
 
 
 def zeros(op: Operator, *shape: int) -> nn.Parameter:
