@@ -15,8 +15,11 @@ from .fourier import Fourier
 from .frobenius import FrobeniusNormalised
 from .gated import Gated
 from .hadamard import Hadamard
+from .khatri_rao import KhatriRao
 from .kron import Kron
+from .kron_sum import KronSum
 from .low_rank import LowRank
+from .mixture import Mixture
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
 from .observed import Observed
 from .on_grid import OnGrid, quantised, requantise
@@ -34,6 +37,7 @@ from .rope import Rope
 from .routed import Routed
 from .scaled import Scaled
 from .score_masked import ScoreMasked
+from .seeded import Seeded, materialise
 from .select import Select
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
@@ -42,9 +46,12 @@ from .stretch import Stretch
 from .sum import Sum
 from .tempered import Tempered
 from .tensor_experts import TensorExperts
+from .tensor_train import TensorTrain
 from .tile_affine import TileAffine
+from .tiled import Tiled
 from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
+from .vector_bank import VectorBank
 from .wavelet import Wavelet
 
 __all__ = [
@@ -64,8 +71,11 @@ __all__ = [
     "FrobeniusNormalised",
     "Gated",
     "Hadamard",
+    "KhatriRao",
     "Kron",
+    "KronSum",
     "LowRank",
+    "Mixture",
     "Observed",
     "OnGrid",
     "OnSupport",
@@ -81,6 +91,7 @@ __all__ = [
     "RowNormalised",
     "Scaled",
     "ScoreMasked",
+    "Seeded",
     "Select",
     "Sparse",
     "Standardised",
@@ -88,9 +99,12 @@ __all__ = [
     "Sum",
     "Tempered",
     "TensorExperts",
+    "TensorTrain",
     "TileAffine",
+    "Tiled",
     "Toeplitz",
     "Transpose",
+    "VectorBank",
     "Wavelet",
     "additions",
     "adjoint",
@@ -98,6 +112,7 @@ __all__ = [
     "dense_flops",
     "describe",
     "is_linear",
+    "materialise",
     "normal_float",
     "normalise_columns",
     "normalise_rows",
