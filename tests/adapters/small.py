@@ -42,7 +42,6 @@ PARAMETERS: dict[str, dict] = {
     "nora": {"rank": 10, "inner_rank": 4},
     "periodic_lora": {"rank": 2, "every": 4, "cycles": 2, "momentum": 0.5, "warmup": 2},
     "pmss": {"rank": 8},
-    "pmss": {"rank": 8},
     "prilora": {"interval": 3},
     "pst": {"rank": 2, "sparsity": 0.3},
     "randlora": {"rank": 6, "alpha": 12.0},
