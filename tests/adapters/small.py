@@ -6,33 +6,58 @@ from torch import nn
 import corank
 from corank.adapters import adapted
 from corank.models import find_sites
+from corank.operators import LowRank
+
+
+def old_loras(count, rank=2):
+    """Trained adapters of the small model: site name -> LowRank."""
+    generator = torch.Generator().manual_seed(7)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator) / 4
+
+    shapes = {"0": (36, 16), "2": (20, 36), "4": (20, 20)}
+    return [
+        {name: LowRank(drawn(out, rank), drawn(rank, into)) for name, (out, into) in shapes.items()}
+        for _ in range(count)
+    ]
+
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
     "adalora": {"target_r": 2, "init_r": 4, "tinit": 2, "tfinal": 3, "deltaT": 2},
     "aflora": {"interval": 2},
+    "block_lora": {"blocks": 4},
     "bone": {"rank": 4},
+    "compacter": {"reduction_factor": 4},
     "corda": {"rank": 8},
+    "eigenlorax": {"adapters": old_loras(3), "components": 8, "rank": 3},
     "eva": {"rank": 4},
     "fourierft": {"n_frequency": 24},
     "kore": {"rank": 8},
+    "lift": {"rank": 1, "filter_rank": 4, "interval": 4},
     "lora_sb": {"rank": 8},
-    "periodic_lora": {"rank": 2, "every": 4, "cycles": 2, "momentum": 0.5, "warmup": 2},
+    "moe_lora": {"rank": 2, "experts": 4, "top_k": 2, "damping": 1e-2, "gate_rate": 1.0},
+    "nola": {"bases": 12},
     "nora": {"rank": 10, "inner_rank": 4},
+    "periodic_lora": {"rank": 2, "every": 4, "cycles": 2, "momentum": 0.5, "warmup": 2},
     "pmss": {"rank": 8},
     "prilora": {"interval": 3},
-    "relora": {"rank": 4, "every": 4, "cycles": 3, "prune": 0.5, "warmup": 2},
-    "shears": {"rank": 4, "alpha": 8.0, "space": (4, 2, 1)},
-    "sora": {"threshold": (1e-3, 1e-2)},
-    "svfit": {"rank": 6},
-    "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},
-    "lift": {"rank": 1, "filter_rank": 4, "interval": 4},
-    "moe_lora": {"rank": 2, "experts": 4, "top_k": 2, "damping": 1e-2, "gate_rate": 1.0},
     "pst": {"rank": 2, "sparsity": 0.3},
+    "randlora": {"rank": 6, "alpha": 12.0},
+    "relora": {"rank": 4, "every": 4, "cycles": 3, "prune": 0.5, "warmup": 2},
     "s2ft": {"ratio": 0.2},
+    "shears": {"rank": 4, "alpha": 8.0, "space": (4, 2, 1)},
     "smora": {"rank": 8, "top_k": 3, "alpha": 2.0},
+    "soka": {"rank": 6, "energy": 0.5},
+    "sora": {"threshold": (1e-3, 1e-2)},
     "sqft": {"rank": 4, "alpha": 8.0},
+    "svfit": {"rank": 6},
     "tensorpoly": {"rank": 3, "experts": 2},
+    "tera": {"rank": 3},
+    "vb_lora": {"num_vectors": 6, "vector_length": 4},
+    "vectorfit": {"warmup": 2, "interval": 3, "freeze": 2},
+    "vera": {"rank": 12},
 }
 
 

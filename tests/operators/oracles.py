@@ -24,8 +24,11 @@ from corank.operators import (
     FrobeniusNormalised,
     Gated,
     Hadamard,
+    KhatriRao,
     Kron,
+    KronSum,
     LowRank,
+    Mixture,
     Observed,
     OnGrid,
     OnSupport,
@@ -40,15 +43,19 @@ from corank.operators import (
     RowNormalised,
     Scaled,
     ScoreMasked,
+    Seeded,
     Select,
     Sparse,
     Stretch,
     Sum,
     Tempered,
     TensorExperts,
+    TensorTrain,
     TileAffine,
+    Tiled,
     Toeplitz,
     Transpose,
+    VectorBank,
     Wavelet,
 )
 
@@ -573,3 +580,101 @@ def tensor_experts_by_order() -> Case:
         one, two = (sum(z[o, s] * leaf[o, s] for s in range(3)) for o in range(2))
         factors.append(_layer_norm(_kron_rows(one, two))[:, :length])
     return op, factors[1].T @ factors[0] / 2
+
+
+def _drawn(count: int, seed: int) -> Tensor:
+    u = torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    return u.double()
+
+
+@oracle
+def seeded_uniform() -> Case:
+    return Seeded((4, 6), 5, scale=0.5), 0.5 * (2 * _drawn(24, 5) - 1).view(4, 6)
+
+
+@oracle
+def seeded_ternary() -> Case:
+    u = _drawn(30, 6)
+    w = torch.where(u < 1 / 6, -1.0, torch.where(u < 5 / 6, 0.0, 1.0)).double()
+    return Seeded((5, 6), 6, "ternary"), w.view(5, 6)
+
+
+@oracle
+def khatri_rao() -> Case:
+    p, q = rand(3, 7), rand(2, 7)
+    rows = [p[i] * q[k] for i in range(3) for k in range(2)]
+    return KhatriRao(Dense(p), Dense(q)), torch.stack(rows)
+
+
+@oracle
+def mixture() -> Case:
+    c, bank = rand(3), rand(3, 20)
+    w = sum((c[i] * bank[i].view(4, 5) for i in range(3)), torch.zeros(4, 5).double())
+    return Mixture(c, Dense(bank), (4, 5)), w
+
+
+@oracle
+def vector_bank() -> Case:
+    bank, logits = rand(5, 3), rand(4, 2, 5)
+    w = torch.zeros(4, 6, dtype=torch.float64)
+    for i in range(4):
+        for j in range(2):
+            best = sorted(range(5), key=lambda h: -float(logits[i, j, h]))[:2]
+            total = sum(logits[i, j, h].exp() for h in best)
+            for h in best:
+                w[i, 3 * j : 3 * j + 3] += logits[i, j, h].exp() / total * bank[h]
+    return VectorBank(bank, logits, 2), w
+
+
+@oracle
+def kron_sum_right_first() -> Case:
+    return _kron_sum(rand(3, 4, 2), rand(3, 2, 5))
+
+
+@oracle
+def kron_sum_left_first() -> Case:
+    return _kron_sum(rand(3, 2, 5), rand(3, 6, 3))
+
+
+def _kron_sum(p: Tensor, q: Tensor) -> Case:
+    w = sum(np.kron(p[i].numpy(), q[i].numpy()) for i in range(p.shape[0]))
+    return KronSum(p, q), torch.tensor(w)
+
+
+@oracle
+def kron_sum_low_rank() -> Case:
+    p, q, a = rand(2, 3, 2), rand(2, 4, 1), rand(2, 1, 3)
+    return KronSum(p, q, a), _kron_sum(p, q @ a)[1]
+
+
+@oracle
+def tensor_train() -> Case:
+    one, two, three = rand(1, 2, 3, 2), rand(2, 3, 2, 4), rand(4, 2, 1, 1)
+    w = torch.zeros(12, 6, dtype=torch.float64)
+    for row in np.ndindex(2, 3, 2):
+        for column in np.ndindex(3, 2, 1):
+            i, j = np.ravel_multi_index(row, (2, 3, 2)), np.ravel_multi_index(column, (3, 2, 1))
+            product = one[:, row[0], column[0]] @ two[:, row[1], column[1]]
+            w[i, j] = (product @ three[:, row[2], column[2]]).item()
+    cores = [Dense(core.flatten(2).flatten(0, 1)) for core in (one, two, three)]
+    return TensorTrain(*cores, rows=(2, 3, 2), columns=(3, 2, 1)), w
+
+
+@oracle
+def tiled() -> Case:
+    lr, m = low_rank(5, 3, 2)
+    return Tiled(lr, 4), torch.tensor(np.hstack([m.numpy()] * 4))
+
+
+@oracle
+def sum_by_last_products() -> Case:
+    w, d, v, u, t = rand(9, 8), rand(9), rand(9, 8), rand(9, 2), rand(2, 8)
+    (p, wp), (q, wq) = low_rank(9, 8, 2), low_rank(9, 8, 2)
+    op = Sum(
+        Dense(w),
+        Scaled(Diagonal(d) @ Dense(v.clone()), 2.0),
+        Scaled(Dense(u) @ Dense(t), 0.5),
+        Scaled(Hadamard(p, q), -3.0),
+        Scaled(BlockColumns(Dense(v)), 0.25),
+    )
+    return op, w + 2 * d[:, None] * v + 0.5 * u @ t - 3 * wp * wq + 0.25 * v

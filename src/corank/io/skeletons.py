@@ -14,7 +14,7 @@ from ..errors import FormatError
 from ..layers import Convolution, Embedding, Experts, Linear
 from ..models import Site, install, read
 from ..models.kinds import PROJECTIONS, is_layer
-from ..operators import Adapted, Operator, build, describe
+from ..operators import Adapted, Operator, Seeded, build, describe, materialise
 from .adapter_record import describe_adapter
 from .record import FORMAT
 
@@ -99,6 +99,8 @@ def join(model: nn.Module, skeleton: Mapping[str, Any], place: Places) -> None:
         if (here := place(path)) is not None:
             for op_path, op_skeleton in _operator_skeletons(entry):
                 op = model.get_submodule(f"{here}.{op_path}")
+                assert isinstance(op, Operator)
+                materialise(op, op.device)
                 for mine, theirs in zip(_leaves(op), _leaves(build(op_skeleton)), strict=True):
                     mine.requires_grad_(theirs.requires_grad)
 
@@ -249,6 +251,8 @@ def _joined(model: nn.Module) -> dict[str, str]:
 def _transient(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, layer in layers(model):
         for name, module in layer.named_modules(prefix=path, remove_duplicate=False):
+            if isinstance(module, Seeded):
+                continue  # drawn again from its seed
             for leaf in sorted(module._non_persistent_buffers_set):
                 value = module._buffers.get(leaf)
                 if value is not None:

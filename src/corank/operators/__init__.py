@@ -15,9 +15,12 @@ from .fourier import Fourier
 from .frobenius import FrobeniusNormalised
 from .gated import Gated
 from .hadamard import Hadamard
+from .khatri_rao import KhatriRao
 from .kron import Kron
+from .kron_sum import KronSum
 from .low_rank import LowRank
 from .low_rank_form import low_rank_form, low_rank_update
+from .mixture import Mixture
 from .normalised import ColumnNormalised, RowNormalised, normalise_columns, normalise_rows
 from .observed import Observed
 from .on_grid import OnGrid, quantised, requantise
@@ -35,6 +38,7 @@ from .rope import Rope
 from .routed import Routed
 from .scaled import Scaled
 from .score_masked import ScoreMasked
+from .seeded import Seeded, materialise
 from .select import Select
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
@@ -43,9 +47,12 @@ from .stretch import Stretch
 from .sum import Sum
 from .tempered import Tempered
 from .tensor_experts import TensorExperts
+from .tensor_train import TensorTrain
 from .tile_affine import TileAffine
+from .tiled import Tiled
 from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
+from .vector_bank import VectorBank
 from .wavelet import Wavelet
 
 __all__ = [
@@ -65,8 +72,11 @@ __all__ = [
     "FrobeniusNormalised",
     "Gated",
     "Hadamard",
+    "KhatriRao",
     "Kron",
+    "KronSum",
     "LowRank",
+    "Mixture",
     "Observed",
     "OnGrid",
     "OnSupport",
@@ -82,6 +92,7 @@ __all__ = [
     "RowNormalised",
     "Scaled",
     "ScoreMasked",
+    "Seeded",
     "Select",
     "Sparse",
     "Standardised",
@@ -89,9 +100,12 @@ __all__ = [
     "Sum",
     "Tempered",
     "TensorExperts",
+    "TensorTrain",
     "TileAffine",
+    "Tiled",
     "Toeplitz",
     "Transpose",
+    "VectorBank",
     "Wavelet",
     "additions",
     "adjoint",
@@ -101,6 +115,7 @@ __all__ = [
     "is_linear",
     "low_rank_form",
     "low_rank_update",
+    "materialise",
     "normal_float",
     "normalise_columns",
     "normalise_rows",

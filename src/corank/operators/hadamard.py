@@ -32,13 +32,20 @@ class Hadamard(Operator):
         self.p, self.q = p, q
 
     def forward(self, x: Tensor) -> Tensor:
+        factors = self.factors()
+        if factors is None:
+            return apply_dense(self, x)
+        b, a = factors
+        return F.linear(F.linear(x, a), b)
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """(out, r1 r2) and (r1 r2, in), the factors of the product, where using them pays."""
         pair = self._low_ranks()
         if pair is None:
-            return apply_dense(self, x)
+            return None
         (b1, a1), (b2, a2) = pair[0].factors(), pair[1].factors()
-        b = (b1[:, :, None] * b2[:, None, :]).flatten(1)  # (out, r1 r2)
-        a = (a1[:, None, :] * a2[None, :, :]).flatten(0, 1)  # (r1 r2, in)
-        return F.linear(F.linear(x, a), b)
+        b = (b1[:, :, None] * b2[:, None, :]).flatten(1)
+        return b, (a1[:, None, :] * a2[None, :, :]).flatten(0, 1)
 
     def dense(self) -> Tensor:
         return self.p.dense() * self.q.dense()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
 
 from .cost import dense_flops
@@ -36,7 +35,8 @@ class Kron(Operator):
         return y.flatten(-2)  # (..., p_out q_out)
 
     def dense(self) -> Tensor:
-        return torch.kron(self.p.dense(), self.q.dense())
+        p, q = self.p.dense(), self.q.dense()
+        return (p[:, None, :, None] * q[None, :, None, :]).reshape(self.shape)
 
     def flops(self, tokens: int) -> int:
         return min(self._costs(tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast, final
 
@@ -80,7 +81,7 @@ class Operator(nn.Module, ABC):
     @property
     @final
     def dtype(self) -> torch.dtype:
-        """The dtype of the first floating point leaf."""
+        """The dtype of the first floating point leaf, of one not stored if there is no other."""
         for own in self._parameters.values():
             if own is not None:
                 return own.dtype
@@ -89,15 +90,17 @@ class Operator(nn.Module, ABC):
                 return leaf.dtype
         if self._referent is not None:
             return self._referent.dtype
-        return torch.get_default_dtype()
+        drawn = (b.dtype for b in self.buffers() if b.is_floating_point())
+        return next(drawn, torch.get_default_dtype())
 
     @property
     @final
     def device(self) -> torch.device:
-        """The device of the first leaf."""
+        """The device of the first leaf, of one that is not stored if there is no other."""
         if self._referent is not None:
             return self._referent.device
-        return next((leaf.device for leaf, _ in self._stored()), torch.device("cpu"))
+        leaves = chain((leaf for leaf, _ in self._stored()), self.buffers())
+        return next((leaf.device for leaf in leaves), torch.device("cpu"))
 
     @final
     def __add__(self, other: Operator) -> Sum:

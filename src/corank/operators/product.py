@@ -45,6 +45,12 @@ class Product(Operator):
             x = op(x)
         return x
 
+    def behind_first(self, x: Tensor) -> Tensor:
+        """All operators but the first applied to x."""
+        for op in reversed(list(self.operators)[1:]):
+            x = op(x)
+        return x
+
     def dense(self) -> Tensor:
         return self._chain.multiply(self.operators, self.dtype, self.device)
 

@@ -47,7 +47,8 @@ def build(skeleton: dict[str, Any], device: torch.device | str = "meta") -> Oper
     values = {key: _build_value(skeleton[key], device) for key in arguments}
     several = [key for key, starred in arguments.items() if starred]
     positional = values.pop(several[0]) if several else ()
-    return KINDS[name](*positional, **values)
+    with torch.device(device):  # for what a constructor draws itself
+        return KINDS[name](*positional, **values)
 
 
 def _arguments(kind: type[Operator]) -> dict[str, bool]:  # name -> is it *several

@@ -6,11 +6,17 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .cost import dense_flops
+from .dense import Dense
+from .diagonal import Diagonal
+from .hadamard import Hadamard
 from .low_rank import LowRank
 from .operator import Operator, parts, require_operators
+from .product import Product
 from .scaled import Scaled
+from .seeded import Seeded
 from .skeleton import storable
 from .transpose import transpose
 
@@ -20,7 +26,7 @@ from .transpose import transpose
 class Sum(Operator):
     """W1 + W2 + ..., of operators of one shape; sums within it are opened.
 
-    A (scaled) LowRank after the first term is added by the product that makes it, so for a frozen
+    A term after the first is added by its last product where it ends in one, so for a frozen
     Dense + s * LowRank the backward pass keeps x and x a.T, and nothing else.
     """
 
@@ -52,16 +58,33 @@ class Sum(Operator):
 
 
 def add(y: Tensor, op: Operator, x: Tensor) -> Tensor:
-    """y + op(x), a (scaled) LowRank by the product that makes it."""
+    """y + op(x), added by the last product or multiplication of `op` where that can do it."""
     inner, scale = (op.operator, op.scale) if isinstance(op, Scaled) else (op, 1.0)
-    if not isinstance(inner, LowRank):
-        added: Tensor = y + op(x)
-        return added
-    z = inner.latent(x)
+    if isinstance(inner, Product) and isinstance(inner.operators[0], Diagonal):
+        u = inner.behind_first(x)
+        if u.dtype == y.dtype:
+            return torch.addcmul(y, u, inner.operators[0].diagonal.to(u.dtype), value=scale)
+        return y + scale * inner.operators[0](u)
+    last = _last_product(inner, x)
+    if last is None:
+        return torch.add(y, inner(x), alpha=scale)
+    z, b = last
     if y.ndim == 2:
-        return torch.addmm(y, z, inner.b.mT, alpha=scale)
+        return torch.addmm(y, z, b.mT, alpha=scale)
     rows, latents = y.reshape(-1, y.shape[-1]), z.reshape(-1, z.shape[-1])
-    return torch.addmm(rows, latents, inner.b.mT, alpha=scale).view(y.shape)
+    return torch.addmm(rows, latents, b.mT, alpha=scale).view(y.shape)
+
+
+def _last_product(op: Operator, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """z and a matrix b with op(x) = z b.T, where `op` ends so."""
+    if isinstance(op, LowRank):
+        return op.latent(x), op.b
+    if isinstance(op, Hadamard) and (factors := op.factors()) is not None:
+        b, a = factors
+        return F.linear(x, a), b
+    if isinstance(op, Product) and isinstance(op.operators[0], (Dense, Seeded)):
+        return op.behind_first(x), op.operators[0].dense()
+    return None
 
 
 @transpose.register

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,29 +29,21 @@ def plus(delta: Delta, scale: float = 1.0, needs: frozenset[str] = frozenset()) 
     return Rewrite(rewrite, needs)
 
 
-def split(
-    part: Callable[[Operator, Site], LowRank],
-    needs: frozenset[str] = frozenset(),
-    scale: float = 1.0,
-) -> Rewrite:
-    """W -> (W - P) + P with P = scale * b a: the function is unchanged, and so is W.
+def split(part: Delta, needs: frozenset[str] = frozenset(), scale: float = 1.0) -> Rewrite:
+    """W -> (W - P) + P with P = scale * part: the function is unchanged, and so is W.
 
-    Kept as W - b0 a0 + b a with the start b0 a0 frozen, so that no residual is stored or rounded.
-    The leaves of `part` that do not train are held once.
+    Kept as W - P0 + P with the start P0 frozen, so that no residual is stored or rounded. The
+    leaves of `part` that do not train are held once.
     """
 
     def rewrite(op: Operator, site: Site) -> Operator:
         start = part(op, site)
-        gate = None if start.gate is None else _start(start.gate)
-        frozen = LowRank(_start(start.b), _start(start.a), gate)
+        once: dict[int, Any] = {id(p): p for p in start.parameters() if not p.requires_grad}
+        frozen = copy.deepcopy(start, once).requires_grad_(False)
         added = start if scale == 1 else Scaled(start, scale)
         return Sum(op, Scaled(frozen, -scale), added)
 
     return Rewrite(rewrite, needs)
-
-
-def _start(leaf: Tensor) -> Tensor:
-    return leaf.detach().clone() if leaf.requires_grad else leaf
 
 
 def between(b: Tensor, core: Tensor, a: Tensor, scale: float = 1.0) -> Operator:
@@ -102,7 +96,12 @@ def zeros(op: Operator, *shape: int) -> nn.Parameter:
 
 def ones(op: Operator, *shape: int) -> nn.Parameter:
     """A trainable leaf of ones."""
-    return trains(torch.ones(*shape, dtype=leaf_dtype(op), device=op.device))
+    return full(op, 1.0, *shape)
+
+
+def full(op: Operator, value: float, *shape: int) -> nn.Parameter:
+    """A trainable leaf of one value."""
+    return trains(torch.full(shape, value, dtype=leaf_dtype(op), device=op.device))
 
 
 def normal(op: Operator, site: Site, *shape: int, std: float = 1.0) -> nn.Parameter:

@@ -1,0 +1,220 @@
+"""Adapters made of Kronecker products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SiteError
+from ..linalg import truncated_svd
+from ..models import Site
+from ..operators import Dense, Kron, KronSum, LowRank, Operator, Product
+from ..registry import Adaptation, Paper, method
+from ..rewrites import plus, split
+from ..rewrites.adapting import kaiming, leaf_dtype, trains, zeros
+from ..rewrites.factoring import factor_pair
+from ..rewrites.frozen import shared_seed
+from .counts import each
+
+ADAPTER = ("adapter", "preserves")
+
+
+def _lokr(w: Tensor, p: dict[str, Tensor], rank: int = 8, alpha: float = 8.0, **_: Any) -> Tensor:
+    full = iter([t for name, t in p.items() if name.startswith("weight")])
+    pairs = iter([(p[n], p[n.replace("b", "a")]) for n in p if n.startswith("b")])
+    sizes = [factor_pair(side) for side in w.shape]
+    small = next(full, None)
+    if small is None or small.shape != (sizes[0][0], sizes[1][0]):
+        raise AssertionError("the left factor is stored whole by default")
+    large = next(full, None)
+    if large is None:
+        b, a = next(pairs)
+        large = b @ a
+    return w + alpha / rank * torch.kron(small, large)
+
+
+@method(
+    Paper(
+        "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation",
+        "2309.14859",
+        "LoKr; sizes, start and scale as in PEFT",
+        "convolutions are taken as matrices",
+    ),
+    area="adapt",
+    laws=ADAPTER,
+    equation=_lokr,
+)
+def lokr(
+    rank: int = 8,
+    alpha: float = 8.0,
+    decompose_factor: int = -1,
+    decompose_both: bool = False,
+) -> Adaptation:
+    """W + (alpha / rank) w1 (x) w2: the larger factor of that rank, the smaller one zero at first.
+
+    decompose_factor: the smaller size of each side's two factors; -1: as even as they divide.
+    A factor is stored whole where `rank` is at least half its larger side; the smaller one always,
+    unless decompose_both.
+    """
+    if rank < 1:
+        raise ValueError(f"rank={rank}: at least 1")
+
+    def sizes(out: int, into: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        (a, b), (c, d) = factor_pair(out, decompose_factor), factor_pair(into, decompose_factor)
+        return (a, c), (b, d)
+
+    def factored(shape: tuple[int, int]) -> bool:
+        return 2 * rank < max(shape)
+
+    def delta(op: Operator, site: Site) -> Kron:
+        def factor(shape: tuple[int, int], low: bool, zero: bool) -> Operator:
+            rows, columns = shape
+            if not low:
+                return Dense(zeros(op, *shape) if zero else kaiming(op, site, *shape))
+            b = zeros(op, rows, rank) if zero else kaiming(op, site, rows, rank)
+            return LowRank(b, kaiming(op, site, rank, columns))
+
+        small, large = sizes(*op.shape)
+        left = factor(small, decompose_both and factored(small), True)
+        return Kron(left, factor(large, factored(large), False))
+
+    def count(out: int, into: int) -> int:
+        small, large = sizes(out, into)
+        ends = [(small, decompose_both and factored(small)), (large, factored(large))]
+        return sum(rank * sum(shape) if low else shape[0] * shape[1] for shape, low in ends)
+
+    return Adaptation(plus(delta, alpha / rank), each(count))
+
+
+def _soka(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
+    def total(left: Tensor, right: Tensor) -> Any:
+        return sum(torch.kron(a, b) for a, b in zip(left, right, strict=True))
+
+    return w - total(p["p"], p["q"]) + total(p["p_1"], p["q_1"])
+
+
+@method(
+    Paper(
+        "SoKA: SVD on Kronecker Adaptation",
+        "2506.15251",
+        "algorithm 1 (KPSVD) as a third party describes it",
+        "block sizes as even as the sides divide; the least rank that keeps `energy` or reaches "
+        "the elbow of the spectrum (farthest from its chord), up to `rank`; singular values by "
+        "their roots into both factors; the residual W - P0 is not stored, P0 is",
+    ),
+    area="adapt",
+    laws=(*ADAPTER, "chooses"),
+    equation=_soka,
+)
+def soka(rank: int = 32, energy: float = 0.9) -> Adaptation:
+    """The leading Kronecker products of W train, as many as its spectrum asks for.
+
+    rank: the most there may be at a site.
+    """
+    if rank < 1 or not 0 < energy <= 1:
+        raise ValueError(f"rank={rank}, energy={energy}: at least 1, and within (0, 1]")
+    found: dict[str, int] = {}
+
+    def principal(op: Operator, site: Site) -> KronSum:
+        (m, p), (n, q) = factor_pair(op.shape[0]), factor_pair(op.shape[1])
+        w = op.dense().to(leaf_dtype(op)).view(m, p, n, q)
+        blocks = w.permute(0, 2, 1, 3).reshape(m * n, p * q)  # one row for each p x q block
+        most = min(rank, *blocks.shape)
+        u, s, vh, _ = truncated_svd(blocks, most, generator=site.generator())
+        kept = min(_kept(s, float(blocks.square().sum()), energy), _elbow(s))
+        found[site.name] = kept
+        root = s[:kept].sqrt()[:, None]
+        left, right = root * u[:, :kept].mT, root * vh[:kept]
+        return KronSum(trains(left.view(kept, m, n)), trains(right.reshape(kept, p, q)))
+
+    def count(sites: Sequence[Site]) -> int:
+        total = 0
+        for site in sites:
+            (m, p), (n, q) = factor_pair(site.shape[0]), factor_pair(site.shape[1])
+            total += found.get(site.name, min(rank, m * n, p * q)) * (m * n + p * q)
+        return total
+
+    return Adaptation(split(principal), count, count)
+
+
+def _kept(s: Tensor, total: float, energy: float) -> int:
+    """The least rank that keeps the share `energy` of `total`, or all there are."""
+    enough = s.square().cumsum(0) >= energy * total
+    return int(enough.nonzero()[0]) + 1 if bool(enough.any()) else len(s)
+
+
+def _elbow(s: Tensor) -> int:
+    """How many values come before the spectrum's farthest point below its chord."""
+    steps = torch.arange(len(s), dtype=s.dtype, device=s.device) / max(len(s) - 1, 1)
+    chord = s[0] + (s[-1] - s[0]) * steps
+    return max(int((chord - s).argmax()), 1)
+
+
+def _compacter(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
+    def phm(s: str, t: str) -> Any:
+        right = p[s] @ p[t]
+        return sum(torch.kron(a, b) for a, b in zip(p["p"], right, strict=True))
+
+    return w + phm("q", "a") @ phm("q_1", "a_1")
+
+
+@method(
+    Paper(
+        "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers",
+        "2106.04647",
+        "parametrised hypercomplex layers with shared slow weights, start of the authors' code "
+        "(sections 3 and 3.2, not re-read)",
+        "the adapter's two layers stand beside a weight, where the paper puts them after a block, "
+        "and without the nonlinearity between them and their biases: so the change is a matrix "
+        "that merges. Layer norms stay frozen",
+    ),
+    area="adapt",
+    laws=("adapter",),
+    equation=_compacter,
+)
+def compacter(n: int = 4, reduction_factor: int = 32, rank: int = 1) -> Adaptation:
+    """W + up down, both sums of n Kronecker products whose n x n factors all sites share.
+
+    The bottleneck is inputs / reduction_factor, a multiple of n; the other factors are of `rank`.
+    The start is published as nearly, not exactly, that of W.
+    """
+    if n < 1 or rank < 1 or reduction_factor < 1:
+        raise ValueError(f"n={n}, rank={rank}, reduction_factor={reduction_factor}: at least 1")
+
+    def bottleneck(into: int) -> int:
+        return max(into // reduction_factor // n, 1) * n
+
+    def delta(op: Operator, site: Site) -> Product:
+        for side in op.shape:
+            if side % n:
+                raise SiteError(
+                    site.where, f"n {n} does not divide {side}", "Give an n that divides all sides."
+                )
+        if (key := f"slow {n}") not in site.pool:
+            drawn = torch.Generator().manual_seed(shared_seed(site, "slow"))
+            slow = 1e-4 * torch.randn(n, n, n, generator=drawn)
+            site.pool[key] = trains(slow.to(op.device, leaf_dtype(op)))
+
+        def glorot(rows: int, columns: int) -> Any:
+            limit = sqrt(2) * sqrt(6 / (rows + columns))
+            drawn = (2 * torch.rand(n, rows, columns, generator=site.draws()) - 1) * limit
+            return trains(drawn.to(op.device, leaf_dtype(op)))
+
+        def layer(out: int, into: int) -> KronSum:
+            return KronSum(site.pool[key], glorot(out // n, rank), glorot(rank, into // n))
+
+        out, into = op.shape
+        width = bottleneck(into)
+        return Product(layer(out, width), layer(width, into))
+
+    def count(sites: Sequence[Site]) -> int:
+        own = sum(
+            rank * (out + into + 2 * bottleneck(into)) for out, into in (s.shape for s in sites)
+        )
+        return own + n**3
+
+    return Adaptation(plus(delta), count)
