@@ -23,7 +23,7 @@ from tests.adapters.small import adapt, batches, loss, operators, small_model, s
 from tests.io import tiny
 from tests.io.test_folder import largest_file, listing
 
-METHODS = [m for m in corank.methods("adapt") if "plain_module" not in m.laws]
+METHODS = [m for m in corank.methods("adapt") if "setting" not in m.laws]
 every = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.key)
 LORA = next(m for m in METHODS if m.key == "lora")
 X = batches(1)[0]
@@ -66,9 +66,9 @@ def test_every_method_comes_back_bit_for_bit(
     mine, theirs = adapters(again)["default"], adapters(model)["default"]
     assert list(mine.sites) == list(theirs.sites)
     assert (mine.trains, mine.also) == (theirs.trains, theirs.also)
-    assert mine.recipe.count(list(mine.sites.values())) == theirs.recipe.count(
-        list(theirs.sites.values())
-    )
+    if method.key != "eigenlorax":  # its parameters are operators, which no file names
+        count = theirs.recipe.count(list(theirs.sites.values()))
+        assert mine.recipe.count(list(mine.sites.values())) == count
 
 
 def test_training_goes_on_and_other_adapters_stay(saved: Path) -> None:
@@ -318,6 +318,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize("merged", [False, True])
 @every
 def test_a_saved_model_remembers_its_adapters(method: Any, merged: bool, tmp_path: Path) -> None:
+    if merged and "plain_module" in method.laws:
+        pytest.skip("what depends on the input cannot be merged")
     model, _ = adapt(method)
     stir(model)
     expected = model(X)

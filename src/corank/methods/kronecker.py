@@ -117,7 +117,6 @@ def soka(rank: int = 32, energy: float = 0.9) -> Adaptation:
     """
     if rank < 1 or not 0 < energy <= 1:
         raise ValueError(f"rank={rank}, energy={energy}: at least 1, and within (0, 1]")
-    found: dict[str, int] = {}
 
     def principal(op: Operator, site: Site) -> KronSum:
         (m, p), (n, q) = factor_pair(op.shape[0]), factor_pair(op.shape[1])
@@ -126,7 +125,6 @@ def soka(rank: int = 32, energy: float = 0.9) -> Adaptation:
         most = min(rank, *blocks.shape)
         u, s, vh, _ = truncated_svd(blocks, most, generator=site.generator())
         kept = min(_kept(s, float(blocks.square().sum()), energy), _elbow(s))
-        found[site.name] = kept
         root = s[:kept].sqrt()[:, None]
         left, right = root * u[:, :kept].mT, root * vh[:kept]
         return KronSum(trains(left.view(kept, m, n)), trains(right.reshape(kept, p, q)))
@@ -135,7 +133,7 @@ def soka(rank: int = 32, energy: float = 0.9) -> Adaptation:
         total = 0
         for site in sites:
             (m, p), (n, q) = factor_pair(site.shape[0]), factor_pair(site.shape[1])
-            total += found.get(site.name, min(rank, m * n, p * q)) * (m * n + p * q)
+            total += min(rank, m * n, p * q) * (m * n + p * q)
         return total
 
     return Adaptation(split(principal), count, count)

@@ -98,5 +98,7 @@ class Routed(Operator):
 
     @torch.no_grad()
     def _count(self, index: Tensor) -> None:
+        if self.load.is_meta:  # rebuilt from a file: counting begins anew
+            self.load = torch.zeros_like(self.load, device=index.device)
         ones = torch.ones_like(index, dtype=self.load.dtype).flatten()
         self.load.add_(torch.zeros_like(self.load).index_add(0, index.flatten(), ones))
