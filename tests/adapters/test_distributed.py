@@ -1,0 +1,89 @@
+"""Adapters over two gloo processes, under DDP and FSDP2, train as in one, and are saved whole."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+import corank
+from tests.verbs.models import tiny_llama
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+METHODS = ("lora", "dora", "pissa", "vera", "kasa")
+#: Penalties mix a leaf with plain tensors, which sharded ones refuse.
+KINDS = dict.fromkeys(METHODS, ("ddp", "fsdp2")) | {"kasa": ("ddp",)}
+IDS = torch.arange(4 * 12).view(4, 12) % 60
+
+
+def _model(method: str) -> nn.Module:
+    model = tiny_llama()
+    corank.adapt(model, method, rank=4)
+    return model
+
+
+def _train(model: nn.Module, inner: nn.Module, ids: torch.Tensor) -> list[float]:
+    control = corank.controller(inner, total_steps=4)
+    optimizer = torch.optim.SGD(control.parameter_groups(0.3))
+    control.attach(optimizer)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def _shard(model: nn.Module) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def _worker(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    for method in METHODS:
+        for kind in KINDS[method]:
+            wrap = nn.parallel.DistributedDataParallel if kind == "ddp" else _shard
+            inner = _model(method)
+            model = wrap(inner)
+            losses = torch.tensor(_train(model, inner, IDS[2 * rank : 2 * rank + 2]))
+            dist.all_reduce(losses)
+            state = get_model_state_dict(inner, options=whole)
+            if rank == 0:
+                torch.save((losses / 2, state), Path(folder) / f"{method}-{kind}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_as_one_and_save_whole(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_worker, (port, str(tmp_path)), nprocs=2)
+    for method in METHODS:
+        one = _model(method)
+        expected = torch.tensor(_train(one, one, IDS))
+        assert expected[-1] < expected[0]
+        for kind in KINDS[method]:
+            losses, state = torch.load(tmp_path / f"{method}-{kind}.pt", weights_only=True)
+            torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
+            again = _model(method)
+            again.load_state_dict(state)
+            for name, value in one.state_dict().items():
+                torch.testing.assert_close(again.state_dict()[name], value, atol=1e-4, rtol=1e-3)
