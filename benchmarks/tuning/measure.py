@@ -71,7 +71,7 @@ def train(task: Task, model: nn.Module, lr: float, seed: int) -> float:
 
 
 def kept_bytes(task: Task, model: nn.Module) -> int:
-    """What one step holds besides the weights: activations for backward, gradients, Adam's state."""
+    """What a step holds besides the weights: what backward needs, gradients, Adam's state."""
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 

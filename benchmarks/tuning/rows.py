@@ -17,8 +17,8 @@ SEEDS = (0, 1, 2)
 BUDGETS = (2, 8)
 #: Measured first, and on every task.
 MAIN = (
-    "lora", "rslora", "dora", "pissa", "olora", "lora_plus", "lora_fa", "lora_xs", "vera", "adalora",
-    "milora", "hra", "fourierft", "bone", "mora", "fedpara", "svft", "s2ft",
+    "lora", "rslora", "dora", "pissa", "olora", "lora_plus", "lora_fa", "lora_xs", "vera",
+    "adalora", "milora", "hra", "fourierft", "bone", "mora", "fedpara", "svft", "s2ft",
 )  # fmt: skip
 
 

@@ -97,9 +97,10 @@ def _list(as_json: bool) -> int:
         print_json([method.to_json() for method in found])
         return 0
     width = max(len(method.key) for method in found)
-    print(f"{'method':<{width}}  {'trains':>8}  (numbers at one weight of 4096 x 4096, by default)")
+    print(f"{'method':<{width}}  {'trains':>9}  (numbers at one weight of 4096 x 4096, by default)")
     for method in found:
-        print(f"{method.key:<{width}}  {_cost(method):>8}  {method.summary}")
+        cost = _cost(method)
+        print(f"{method.key:<{width}}  {cost:>9}  {method.summary}")
     return 0
 
 

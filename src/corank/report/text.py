@@ -77,6 +77,8 @@ def _title(report: Report) -> str:
 
 
 def _sites(groups: Sequence[Group]) -> str:
+    if any(row.trainable is not None for g in groups for row in g.rows):
+        return _adapted(groups)
     rows = [
         [g.name, f"{g.shape[0]}x{g.shape[1]}",
          g.span(lambda r: r.rank, lambda v: "-" if v is None else f"{v:.0f}"),
@@ -86,6 +88,18 @@ def _sites(groups: Sequence[Group]) -> str:
         for g in groups
     ]  # fmt: skip
     return draw_table(["site", "shape", "rank", "keep", "error", "before", "after"], rows)
+
+
+def _adapted(groups: Sequence[Group]) -> str:
+    rows = [
+        [g.name, f"{g.shape[0]}x{g.shape[1]}",
+         g.span(lambda r: r.rank, lambda v: "-" if v is None else f"{v:.0f}"),
+         show_count(g.total(lambda r: r.trainable or 0)),
+         show_count(g.total(lambda r: r.numel_after)),
+         show_bytes(g.total(lambda r: r.bytes_after))]
+        for g in groups
+    ]  # fmt: skip
+    return draw_table(["site", "shape", "rank", "trainable", "stored", "bytes"], rows)
 
 
 def _section(section: Section) -> str:
