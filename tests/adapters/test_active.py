@@ -135,6 +135,7 @@ def test_targets_can_have_parameters_of_their_own():
         ({"rank": 0}, "rank must be an integer of at least 1, got 0"),
         ({"ranks": 3}, "unknown parameter of 'lora' 'ranks': did you mean 'rank'"),
         ({"modules_to_save": ["head"]}, "no module's name ends in 'head'"),
+        ({"modules_to_save": ["0"]}, "0 is both a target and to be saved in full"),
         ({"layers": [7]}, r"no targeted site is in layer \[7\]"),
         ({"targets": {"0": None}}, "no site was targeted"),
     ],

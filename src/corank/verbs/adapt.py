@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..io import attach
 from ..models import Site, choose_sites, read, survey
 from ..models.places import require_finite_leaves
+from ..operators import Adapted
 from ..registry import Adaptation, find_method
 from ..report import Report, versions
 
@@ -91,7 +92,7 @@ def adapt(
     for site in sites:
         require_finite_leaves(there[site.name], site)
     needs = frozenset[str]().union(*(r.rewrite.needs | r.needs for r in recipes.values()))
-    saved = _named_modules(model, modules_to_save)
+    saved = _named_modules(model, modules_to_save, {site.path for site in sites})
     with unchanged_on_error(model, sites):
         if needs:
             started = perf_counter()
@@ -136,19 +137,29 @@ def _in_layers(sites: list[Site], layers: Sequence[int] | None) -> list[Site]:
     return sites
 
 
-def _named_modules(model: nn.Module, endings: Sequence[str]) -> list[str]:
+def _named_modules(model: nn.Module, endings: Sequence[str], targeted: set[str]) -> list[str]:
     """The names of the parameters of every module that ends so."""
     found: list[str] = []
     for ending in endings:
         modules = [n for n, _ in model.named_modules() if n == ending or n.endswith("." + ending)]
         if not modules:
             raise ValueError(f"modules_to_save: no module's name ends in {ending!r}")
+        for path in modules:
+            inside = {f"{path}.{name}" if name else path for name, _ in _parts(model, path)}
+            if clash := inside & targeted:
+                raise ValueError(f"{min(clash)} is both a target and to be saved in full: choose")
+            if any(isinstance(part, Adapted) for _, part in _parts(model, path)):
+                raise ValueError(f"{path} carries an adapter, so it cannot be saved in full")
         found += [
             f"{path}.{leaf}"
             for path in modules
             for leaf, _ in model.get_submodule(path).named_parameters()
         ]
     return found
+
+
+def _parts(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    return model.get_submodule(path).named_modules()
 
 
 def _calibrate(
