@@ -16,6 +16,8 @@ import corank.registry
 from benchmarks.tuning.tasks import Task
 from corank.adapters import Controller, adapters
 
+#: Statistics that take a loss, and so the labels.
+GRADIENTS = {"fisher", "gradient", "output_gram"}
 #: Everything trains; nothing does.
 FULL, FROZEN = "full fine-tuning", "frozen"
 
@@ -32,11 +34,12 @@ def prepare(task: Task, method: str, parameters: dict[str, Any], seed: int) -> n
         return model
     registered = corank.registry.find_method(method, "adapt")
     recipe = registered.recipe(parameters)
-    data = {}
-    if recipe.rewrite.needs | recipe.needs:
-        data = {"data": task.batches(seed)[:16], "loss": task.loss}
-        if task.name == "packages":
-            data["data"] = [batch[0] for batch in data["data"]]
+    data, needs = {}, recipe.rewrite.needs | recipe.needs
+    if needs:
+        batches = task.batches(seed)[:16]
+        if not needs & GRADIENTS and isinstance(batches[0], tuple):
+            batches = [inputs for inputs, _ in batches]
+        data = {"data": batches, "loss": task.loss}
     corank.adapt(
         model, method, targets=task.targets, modules_to_save=task.head, seed=seed, **data,
         **parameters,

@@ -39,7 +39,7 @@ def list_rows(task: Task) -> Iterator[Row]:
     """Every row of a task, the most wanted first."""
     yield Row(FROZEN, "own")
     yield Row(FULL, "own")
-    keys = [m.key for m in corank.methods("adapt") if "plain_module" not in m.laws]
+    keys = [m.key for m in corank.methods("adapt") if "setting" not in m.laws]
     ordered = [k for k in MAIN if k in keys] + [k for k in keys if k not in MAIN]
     for key in ordered:
         yield Row(key, "own")

@@ -6,6 +6,8 @@ from torch import nn
 
 import corank
 from corank.adapters import activate, active, adapted, adapters, delete, disabled, select
+from corank.models import find_sites, install, read
+from corank.operators import Quantised, quantise_uniform
 
 from .small import batches, small_model, stir
 
@@ -82,6 +84,29 @@ def test_a_thousand_merges_change_no_bit():
     assert all(torch.equal(a, b) for a, b in zip(state, model.state_dict().values(), strict=True))
     assert 1e-4 < merged.error < 1e-2
     assert corank.adapters.merge_adapters(model, dtype="wide").error == 0
+
+
+@torch.no_grad()
+def test_merging_into_a_quantised_weight_says_what_it_costs():
+    model = small_model()
+    for site in find_sites(model):
+        codes = quantise_uniform(read(model, site).dense().detach(), bits=4, group=4)
+        install(model, site, codes)
+    bare = model(X)
+    corank.adapt(model, "lora", rank=2)
+    stir(model)
+    acting = model(X)
+    rounded = corank.adapters.merge_adapters(model)
+    assert 0.01 < rounded.error < 0.4
+    assert isinstance(model[0].operator.merged, Quantised)
+    assert rounded.bytes == sum(w.base.bytes() for w in adapted(model).values())
+    assert (model(X) - acting).norm() > 0.01 * acting.norm()
+    wide = corank.adapters.merge_adapters(model, dtype="wide")
+    assert wide.error == 0
+    torch.testing.assert_close(model(X), acting)
+    corank.adapters.unmerge_adapters(model)
+    with disabled(model):
+        assert torch.equal(model(X), bare)
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..models import require_one_matrix
-from ..operators import Dense
+from ..operators import Dense, Operator, Quantised, requantise
 from .record import adapted
 
 
@@ -31,8 +31,10 @@ def merge_adapters(model: nn.Module, dtype: Literal["base", "wide"] = "base") ->
     """Let the active adapters act as one matrix per weight, in place, until `unmerge_adapters`.
 
     The original weights are kept aside, so unmerging is exact however often it is done.
-    dtype: "base" rounds the merged matrix to the base weight's dtype; "wide" keeps it in the
-    adapters' (float32 over half precision or quantised weights). Returns what rounding cost.
+    dtype: "base" rounds the merged matrix to what the base weight is: its dtype, or the codes of
+    its own grid where it is quantised; "wide" keeps it in the adapters' (float32 over half
+    precision or quantised weights). Returns what rounding cost: where that is too much, merge
+    wide, or leave the adapters unmerged.
     """
     errors: dict[str, float] = {}
     total = 0
@@ -42,12 +44,20 @@ def merge_adapters(model: nn.Module, dtype: Literal["base", "wide"] = "base") ->
     for path, weight in weights.items():
         weight.merge(None)
         exact = weight.view.dense()
-        merged = exact.to(weight.base.dtype) if dtype == "base" else exact
+        merged = _rounded(weight.base, exact) if dtype == "base" else Dense(exact.clone())
         size = torch.linalg.vector_norm(exact.float()).clamp_min(torch.finfo(torch.float32).tiny)
-        errors[path] = float(torch.linalg.vector_norm(merged.float() - exact.float()) / size)
-        weight.merge(Dense(merged.clone()))
-        total += merged.numel() * merged.element_size()
+        errors[path] = float(
+            torch.linalg.vector_norm(merged.dense().float() - exact.float()) / size
+        )
+        weight.merge(merged)
+        total += merged.bytes()
     return Merged(errors, total)
+
+
+def _rounded(base: Operator, exact: Tensor) -> Operator:
+    if isinstance(base, Quantised):
+        return requantise(base, exact)
+    return Dense(exact.to(base.dtype, copy=True))
 
 
 def unmerge_adapters(model: nn.Module) -> None:

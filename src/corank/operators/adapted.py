@@ -29,7 +29,7 @@ class Adapted(Operator):
     """
 
     operators: Sequence[Operator]
-    merged: Dense | None
+    merged: Operator | None
     #: Which adapter each row of a batch goes through (None: none), or None where all go one way.
     selection: Sequence[str | None] | None = None
 
@@ -93,7 +93,7 @@ class Adapted(Operator):
         self.disabled = disabled
         self.refresh()
 
-    def merge(self, merged: Dense | None) -> None:
+    def merge(self, merged: Operator | None) -> None:
         """Act as one matrix in place of the active adapters; None goes back to them."""
         self.merged = merged
         self.refresh()
