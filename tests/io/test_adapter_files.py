@@ -371,3 +371,45 @@ def test_shared_leaves_are_stored_once(tmp_path: Path) -> None:
     one, two = (operators(again)[n].operators[1].operator.b for n in ("2", "4"))  # type: ignore[union-attr, index]
     assert one is two
     assert torch.equal(again(X), model(X))
+
+
+@pytest.mark.parametrize("key", ["vera", "nola", "randlora", "tera"])
+def test_frozen_random_matrices_are_seeds_in_the_file_or_stored(key: str, tmp_path: Path) -> None:
+    method = next(m for m in METHODS if m.key == key)
+    model, _ = adapt(method)
+    stir(model)
+    seeds = corank.save_adapter(model, tmp_path / "seeds").bytes
+    stored = corank.save_adapter(model, tmp_path / "stored", store_random=True).bytes
+    assert seeds < stored
+    for folder in ("seeds", "stored"):
+        again = small_model()
+        corank.load_adapter(again, tmp_path / folder)
+        assert torch.equal(again(X), model(X))
+
+
+def test_a_seed_that_draws_other_numbers_is_refused(tmp_path: Path) -> None:
+    model, _ = adapt(next(m for m in METHODS if m.key == "vera"))
+    corank.save_adapter(model, tmp_path / "a")
+    for change, message in (("checksum", "other random numbers"), ("shape", "rebuilt|larger")):
+        file = tmp_path / "a" / "corank_adapter.json"
+        skeleton = json.loads(file.read_text())
+        for site in skeleton["sites"].values():
+            for part in _parts(site["operator"]):
+                if part.get("kind") == "Seeded":
+                    changed = {"checksum": "0" * 16, "shape": [1 << 20, 1 << 20]}[change]
+                    part[change] = changed
+        file.write_text(json.dumps(seal(skeleton)))
+        again = small_model()
+        with pytest.raises(FormatError, match=message):
+            corank.load_adapter(again, tmp_path / "a")
+        assert not adapters(again)
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, dict):
+        yield value
+        for part in value.values():
+            yield from _parts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _parts(part)

@@ -77,6 +77,7 @@ def save_adapter(
     *,
     rank: int | None = None,
     base: str | None = None,
+    store_random: bool = False,
 ) -> SavedAdapter:
     """Write one adapter of a model, replacing the folder `path` whole or not at all.
 
@@ -86,6 +87,8 @@ def save_adapter(
         W' - W elsewhere.
     rank: of that SVD; None for as many as W' - W has, so that nothing is lost.
     base: what a PEFT folder names as its base model; None for the model's own name.
+    store_random: of the "corank" format: store frozen random matrices too. Else their seed is, and
+        loading draws them again and checks that they are the same.
 
     Other files of the folder stay. Raises ValueError for an unknown name or format, FormatError
     for a `path` that holds something else, OSError when the disk is full.
@@ -99,7 +102,7 @@ def save_adapter(
         if format == "peft":
             ranks, errors, notes = write_peft(model, held, folder, rank, base)
         else:
-            write_skeleton(model, held, folder)
+            write_skeleton(model, held, folder, store_random)
             ranks, errors, notes = {}, {}, _left_out(held)
         size = sum(file.stat().st_size for file in folder.iterdir())
     return SavedAdapter(size, ranks, errors, notes)
@@ -116,7 +119,8 @@ def load_adapter(
 ) -> LoadedAdapter:
     """Put the adapter of a folder, of corank's or of PEFT's, beside the weights of `model`.
 
-    It acts and trains as after `corank.adapt`; nothing is decomposed, and no number is drawn.
+    It acts and trains as after `corank.adapt`; nothing is decomposed, and nothing is drawn but the
+    frozen random matrices that the file holds a seed and a checksum of.
 
     name: on this model; None for the name it was saved under ("default" for PEFT's).
     swap: copy the values into the leaves of the adapter of that name, which must be of the same

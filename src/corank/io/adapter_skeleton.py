@@ -13,6 +13,7 @@ from ..adapters.record import Adapter
 from ..errors import FormatError, SiteError
 from ..models import Site, read
 from ..operators import Adapted, Operator, build, describe
+from .adapter_random import draw, with_stored
 from .adapter_record import describe_adapter
 from .fingerprint import fingerprint, follows_weight
 from .record import FORMAT, read_header, record, require_sealed, seal, verify
@@ -59,14 +60,22 @@ def own_values(model: nn.Module, held: Adapter) -> dict[str, Tensor]:
     return {name: model.get_parameter(name).detach() for name in held.also}
 
 
-def write_skeleton(model: nn.Module, held: Adapter, folder: Path) -> None:
-    """Write an adapter of `model` into an empty folder, each shared leaf once."""
+def write_skeleton(
+    model: nn.Module, held: Adapter, folder: Path, store_random: bool = False
+) -> None:
+    """Write an adapter of `model` into an empty folder, each shared leaf once.
+
+    store_random: write the frozen random matrices too, which else are drawn again from their seed.
+    """
     from safetensors.torch import save_file
 
     # imported here: corank/__init__.py defines it and imports this module
     from ..version import __version__
 
     there = operators_of(model, held)
+    if store_random:
+        drawn: dict[tuple[Any, ...], nn.Parameter] = {}
+        there = {n: (site, w, with_stored(op, drawn)) for n, (site, w, op) in there.items()}
     first: dict[int, str] = {}
     leaves = {
         f"sites/{name}/{leaf_name}": leaf
@@ -191,13 +200,21 @@ def build_operators(
                 trains = isinstance(placeholder, nn.Parameter)
                 held[key] = nn.Parameter(value, placeholder.requires_grad) if trains else value
             _put_leaf(op, leaf, held[key])
+        try:
+            draw(op, base.device)
+        except ValueError as error:
+            raise FormatError(f"the adapter of {name} cannot be drawn again: {error}") from error
         made[name] = op
     return made
 
 
 def _leaves(op: Operator) -> Iterator[tuple[str, Tensor]]:
+    """What a file holds of an operator: no buffer that is made again, as `Seeded`'s matrix is."""
     yield from op.named_parameters(remove_duplicate=False)
-    yield from op.named_buffers(remove_duplicate=False)
+    for path, module in op.named_modules(remove_duplicate=False):
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield (f"{path}.{name}" if path else name), buffer
 
 
 def _put_leaf(op: Operator, name: str, value: Tensor) -> None:
