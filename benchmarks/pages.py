@@ -229,6 +229,12 @@ def _tries(board: dict[str, Any], results: Path) -> str:
             "domain: help topics, data set descriptions):",
             table(["what", "remarks", "figures"], [[t["what"], t["n"], t["gave"]] for t in tries]),
         ]
+    if tries := _read(results / "factorise-tries.json").get("tries"):
+        parts += [
+            "To factorise large weights faster, in processor seconds of one thread unless it says "
+            "otherwise:",
+            table(["what", "gave"], [[t["what"], t["gave"]] for t in tries]),
+        ]
     return "\n\n".join(["## What was tried", *parts]) if parts else ""
 
 
