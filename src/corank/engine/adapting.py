@@ -151,11 +151,17 @@ def describe_adapted(
     operators = [made[site.name] for site in sites]
     billed: set[int] = set()
     for site, op, (numel, bytes_) in zip(sites, operators, count_each(operators), strict=True):
-        leaves = {id(p): p.numel() for p in op.parameters() if p.requires_grad}
+        parts = list(op.modules())
+        leaves = {
+            id(p): p.numel()
+            for part in parts
+            for p in part._parameters.values()
+            if p is not None and p.requires_grad
+        }
         trained = sum(n for key, n in leaves.items() if key not in billed)
         billed |= set(leaves)
         row = _row(site, numel, trained, bytes_, type(op).__name__)
-        row.rank = max((m.rank for m in op.modules() if isinstance(m, LowRank)), default=None)
+        row.rank = max((m.rank for m in parts if isinstance(m, LowRank)), default=None)
         report.sites.append(row)
     report.totals |= {
         "sites": len(sites),

@@ -14,11 +14,11 @@ def is_foreign(module: nn.Module) -> bool:
     a module with `in_features`, `out_features` and packed, integer weights (bitsandbytes, GPTQ
     ...), whose forward is then taken to be linear but for its bias.
     """
-    widths = [getattr(module, name, None) for name in ("in_features", "out_features")]
-    if not all(isinstance(width, int) for width in widths) or any(True for _ in module.children()):
-        return False
     if type(module) is nn.Linear:
         weight = module._parameters.get("weight")
         return weight is not None and knows_its_values(weight)
+    widths = [getattr(module, name, None) for name in ("in_features", "out_features")]
+    if not all(isinstance(width, int) for width in widths) or any(True for _ in module.children()):
+        return False
     tensors = [t for t in (*module.parameters(), *module.buffers()) if t.ndim]
     return any(not t.is_floating_point() and t.numel() > 1 for t in tensors)
