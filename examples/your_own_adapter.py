@@ -5,24 +5,14 @@ from torch import nn
 
 import corank
 from corank.control import Control, Training
-from corank.operators import LowRank
 from corank.registry import Adaptation, Paper, method
 from corank.rewrites import plus, zero_low_rank
-
-
-def gated_parts(training: Training) -> dict[str, LowRank]:
-    return {
-        f"{site}/{name}": part
-        for site, op in training.operators.items()
-        for name, part in op.named_modules()
-        if isinstance(part, LowRank) and part.gate is not None
-    }
 
 
 @method(
     Paper("Fading ranks, an example", "", "this file"),
     area="adapt",
-    laws=("adapter", "preserves"),
+    laws=("adapter", "dynamic", "preserves"),
     equation=lambda w, p, rank=8, fade=1e-3: w + p["b"] * p["gate"] @ p["a"],
 )
 def fading_lora(rank: int = 8, fade: float = 1e-3) -> Adaptation:
@@ -31,15 +21,16 @@ def fading_lora(rank: int = 8, fade: float = 1e-3) -> Adaptation:
         raise ValueError(f"fade={fade} must not be negative")
 
     def start(training: Training) -> None:
-        for name, part in gated_parts(training).items():
-            training.memory[f"gone {name}"] = torch.zeros_like(part.gate, dtype=torch.bool)
+        for name, part in training.low_ranks().items():
+            gone = torch.zeros_like(part.gate, dtype=torch.bool)
+            training.memory[f"gone:{name}.gate"] = gone  # named after its leaf: cut along with it
 
     def penalty(training: Training) -> torch.Tensor:
-        return fade * sum(part.gate.abs().sum() for part in gated_parts(training).values())
+        return fade * sum(part.gate.abs().sum() for part in training.low_ranks().values())
 
     def after_step(training: Training) -> None:
-        for name, part in gated_parts(training).items():
-            gone = training.memory[f"gone {name}"]
+        for name, part in training.low_ranks().items():
+            gone = training.memory[f"gone:{name}.gate"]
             gone |= part.gate.abs() < fade
             part.gate[gone] = 0.0
 
@@ -67,7 +58,7 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        left = sum(int(part.alive.sum()) for part in gated_parts(control.trainings[0]).values())
+        left = sum(int(part.alive.sum()) for part in control.trainings[0].low_ranks().values())
         print(
             f"fade {fade}: {report.totals['trainable']} numbers trained, {left} of 8 ranks left, "
             f"mean squared error {loss:.4f}"

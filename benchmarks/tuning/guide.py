@@ -29,8 +29,8 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.pages` from `benchmarks/results`; [the board](board-adapt.md) has
 all rows and says how they were measured: {tasks},
-{seeds} seeds each, rates tuned alike. They are short runs on small models, and the best of many rows
-is flattered by having been picked. On your model try two or three: `corank.adapt(model, key, ...)`
+{seeds} seeds each, rates tuned alike. They are short runs on small models, and the best of many
+rows is flattered by having been picked. On your model try two or three: `corank.adapt(model, key)`
 is the same call for all, and `corank adapt FOLDER --method KEY --dry-run` counts before anything is
 loaded.
 

@@ -1,10 +1,15 @@
 """The Python of a page runs, from its first line to its last."""
 
+import inspect
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
+import corank
+
+from ..adapters import test_laws as laws
 from ..verbs.models import tiny_llama, tokens
 
 ROOT = Path(__file__).parents[2]
@@ -31,3 +36,41 @@ def test_the_page_on_adapters_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
     assert names["planned"].totals["trainable"] == names["report_of_lora"].totals["trainable"]
     assert "{'code': 0.7, 'prose': -0.3}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def registry():
+    known = dict(corank.registry.METHODS)
+    yield corank.registry.METHODS
+    corank.registry.METHODS.clear()
+    corank.registry.METHODS.update(known)
+
+
+def of_the_page():
+    """Run the page's adapter."""
+    for snippet in snippets(ROOT / "docs" / "your-own-method.md"):
+        exec(snippet, {})
+
+
+def of_the_example():
+    """Run the example's, not its training."""
+    runpy.run_path(str(ROOT / "examples" / "your_own_adapter.py"))
+
+
+OWN = {"scaled_lora": of_the_page, "fading_lora": of_the_example}
+LAWS = {
+    name: law for name, law in vars(laws).items()
+    if name.startswith("test_") and list(inspect.signature(law).parameters) == ["method"]
+}  # fmt: skip
+
+
+#: Of those, what holds only of adapters whose ranks change.
+DYNAMIC = {"test_masked_equals_cut_and_the_optimiser_follows", "test_training_goes_on_after_a_cut"}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("key", OWN)
+def test_an_adapter_of_ones_own_obeys_the_laws(key, law, registry):
+    OWN[key]()
+    if law not in DYNAMIC or "dynamic" in registry[key].laws:
+        LAWS[law](registry[key])
