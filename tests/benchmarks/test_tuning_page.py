@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import pages
 from benchmarks.tuning.judging import ABOVE_BASE, judge_adapters
+from benchmarks.tuning.rows import list_rows, matched
 from benchmarks.tuning.summary import list_entries, list_errors, share_of_gain
 from benchmarks.tuning.tasks import TASKS
 
@@ -174,3 +175,23 @@ def test_both_loads_are_told():
     }  # fmt: skip
     reached = judge_adapters({"adapters": [row]})[0][2]
     assert "first load in the process 2.00 s, a second load 0.25 s" in reached
+
+
+def test_a_method_that_wants_more_than_a_rank_is_not_matched():
+    assert matched(DIGITS, "eigenlorax", 2) is None
+    assert dict(matched(DIGITS, "lora", 2).parameters) == {"rank": 2}
+
+
+@pytest.mark.slow
+def test_every_adapter_has_rows_within_the_budgets():
+    import corank
+    from corank.models import find_sites
+
+    found = list(list_rows(DIGITS))
+    assert len({row.key for row in found}) == len(found)
+    sites = find_sites(DIGITS.load(), DIGITS.targets)
+    for row in found:
+        if row.budget != "own":
+            most = corank.registry.find_method("lora").recipe({"rank": int(row.budget[-1])})
+            made = corank.registry.find_method(row.method).recipe(dict(row.parameters))
+            assert made.count(sites) <= most.count(sites), row.key
