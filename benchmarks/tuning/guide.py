@@ -169,8 +169,10 @@ def _least(
     good = [
         e for e in _methods(entries) if (share_of_gain(e, entries, task) or 0.0) >= ENOUGH
     ]  # LoRA itself is among them
-    found = min(good, key=lambda e: (cost(e, task), -goodness(e, task.quality), e.method))
     lora = find(entries, "lora")
+    found = min(
+        good, key=lambda e: (cost(e, task), e is not lora, -goodness(e, task.quality), e.method)
+    )
     beside = "" if lora is None or found is lora else f" (LoRA {tell(lora, task)})"
     return f"{_name(found)}: {tell(found, task)}{beside}"
 

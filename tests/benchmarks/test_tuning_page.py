@@ -113,7 +113,7 @@ def test_the_guide_says_what_the_rows_say(results):
     assert "| `hra` (rank=3): 250 (LoRA 1,000) |" in line(guide, "| few trained numbers")
     assert "`hra`: 10.0 ms (LoRA 20.0 ms)" in line(guide, "| a quick step")
     assert "`dora`: accuracy upright 0.600 ± 0.000" in line(guide, "| little forgotten")
-    assert "`hra`: 5.0 kB" not in line(guide, "| little memory")
+    assert "| `lora`: 4.0 MB |" in line(guide, "| little memory")  # all alike: nothing to gain
     assert line(guide, "| the best quality with no more numbers than LoRA r8").endswith("| - |")
 
 
