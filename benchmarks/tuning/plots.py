@@ -19,6 +19,8 @@ def plot_task(entries: Sequence[Entry], task: Task) -> str:
     shown = [e for e in entries if e.method not in MARKS]
 
     def fill(all_axes: Sequence[Any]) -> None:
+        from matplotlib.ticker import MaxNLocator, NullFormatter
+
         costs, forgets = all_axes
         for axes, x in ((costs, "trainable"), (forgets, task.quality)):
             y = task.quality if axes is costs else task.forgetting
@@ -29,6 +31,8 @@ def plot_task(entries: Sequence[Entry], task: Task) -> str:
             )  # fmt: skip
             for i, name in enumerate(NAMED):
                 own = sorted((e for e in shown if e.method == name), key=lambda e: e.trainable)
+                if not own:
+                    continue
                 style = {"marker": "osD^vP*X"[i % 8], "color": COLOURS[i % len(COLOURS)]}
                 axes.plot(
                     [_at(e, x) for e in own], [e.measure(y) for e in own], label=name,
@@ -42,7 +46,9 @@ def plot_task(entries: Sequence[Entry], task: Task) -> str:
                     label=name,
                 )  # fmt: skip
         costs.set_xscale("log")
+        costs.xaxis.set_minor_formatter(NullFormatter())
         costs.set_xlabel("trainable numbers")
+        forgets.xaxis.set_major_locator(MaxNLocator(5))
         forgets.set_xlabel(task.quality)
         costs.legend(loc="best", fontsize=7)
 
