@@ -1,4 +1,4 @@
-"""Writes the board's page and plots in `docs` from `benchmarks/results`: no figure is typed here.
+"""Writes the boards' pages and plots in `docs` from `benchmarks/results`: no figure is typed here.
 
 python -m benchmarks.pages [--results FOLDER] [--docs FOLDER]
 """
@@ -60,6 +60,20 @@ def render(results: Path) -> tuple[str, dict[str, str]]:
             parts.append(_model(model, measure, entries, board, plots))
     parts += [_speeds(board, results), _tries(board, results), _environment(board)]
     return "\n\n".join(part for part in parts if part) + "\n", plots
+
+
+def render_adapters(results: Path) -> dict[str, tuple[str, dict[str, str]]]:
+    """The pages on adapters with their plots, by file name; none where nothing was measured."""
+    from benchmarks.tuning.guide import render_guide
+    from benchmarks.tuning.page import render_board
+
+    board, speeds = _read(results / "adapt.json"), _read(results / "adapters.json")
+    if not board:
+        return {}
+    pages = {"board-adapt.md": render_board(board, speeds)}
+    if guide := render_guide(board):
+        pages["which-adapter.md"] = guide, {}
+    return pages
 
 
 def _targets(results: Path) -> str:
@@ -253,8 +267,13 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=RESULTS.parent.parent / "docs")
     options = parser.parse_args()
     page, plots = render(options.results)
+    pages = {"board-compress.md": page}
+    for name, (page, more) in render_adapters(options.results).items():
+        pages[name] = page
+        plots |= more
     (options.docs / "plots").mkdir(parents=True, exist_ok=True)
-    (options.docs / "board-compress.md").write_text(page)
+    for name, page in pages.items():
+        (options.docs / name).write_text(page)
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

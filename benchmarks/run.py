@@ -23,6 +23,15 @@ PRESETS: dict[str, list[str]] = {
         str(OUT / "factorise.json"),
     ],
     "stream": ["--layers", "2"],
+    "adapters": ["--small", "--out", str(OUT / "adapters.json")],
+    "adapt": [
+        "--tasks",
+        "digits",
+        "--only",
+        "^(frozen|full fine-tuning|lora|dora|pissa), own$",
+        "--out",
+        str(OUT / "adapt.json"),
+    ],
     "compress": ["--small", "--out", str(OUT / "compress.json")],
 }
 

@@ -8,6 +8,7 @@ import corank
 
 METHODS = Path(__file__).with_name("methods.md")
 TITLES = {
+    "adapt": "Adapt: `corank.adapt(model, key, ...)`",
     "compress": "Compress: `corank.compress(model, key, ...)`",
     "analyze": "Analyze: probes",
     "linalg": "Linear algebra: functions of `corank.linalg`",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any
 
 import corank
@@ -53,7 +54,8 @@ def list_rows(task: Task) -> Iterator[Row]:
 def matched(task: Task, key: str, rank: int) -> Row | None:
     """The method at the largest rank that trains no more than LoRA does at `rank`."""
     method = corank.registry.find_method(key, "adapt")
-    if "rank" not in method.parameters:
+    required = [n for n, default in method.parameters.items() if default is Parameter.empty]
+    if "rank" not in method.parameters or set(required) - {"rank"}:
         return None
     model = task.load()
     sites = find_sites(model, task.targets)

@@ -1,0 +1,76 @@
+"""The Python of a page runs, from its first line to its last."""
+
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import corank
+
+from ..adapters import test_laws as laws
+from ..verbs.models import tiny_llama, tokens
+
+ROOT = Path(__file__).parents[2]
+
+
+def snippets(page):
+    """The page's Python blocks, each on the line where it stands, so that errors name it."""
+    text = page.read_text()
+    for found in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
+        line = text[: found.start(1)].count("\n")
+        yield compile("\n" * line + found[1], str(page), "exec")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_the_page_on_adapters_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_llama().save_pretrained("model")
+    batches = [{**batch, "labels": batch["input_ids"]} for batch in tokens()]
+    rows = [{"input_ids": row, "labels": row} for batch in batches for row in batch["input_ids"]]
+    names = {"folder": "model", "batches": batches, "rows": rows}
+    for snippet in snippets(ROOT / "docs" / "adapt.md"):
+        exec(snippet, names)
+        names.setdefault("report_of_lora", names["report"])
+    assert (tmp_path / "run" / "checkpoint-4").is_dir()
+    assert names["planned"].totals["trainable"] == names["report_of_lora"].totals["trainable"]
+    assert "{'code': 0.7, 'prose': -0.3}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def registry():
+    known = dict(corank.registry.METHODS)
+    yield corank.registry.METHODS
+    corank.registry.METHODS.clear()
+    corank.registry.METHODS.update(known)
+
+
+def of_the_page():
+    """Run the page's adapter."""
+    for snippet in snippets(ROOT / "docs" / "your-own-method.md"):
+        exec(snippet, {})
+
+
+def of_the_example():
+    """Run the example's, not its training."""
+    runpy.run_path(str(ROOT / "examples" / "your_own_adapter.py"))
+
+
+OWN = {"scaled_lora": of_the_page, "fading_lora": of_the_example}
+LAWS = {
+    name: law for name, law in vars(laws).items()
+    if name.startswith("test_") and list(inspect.signature(law).parameters) == ["method"]
+}  # fmt: skip
+
+
+#: Of those, what holds only of adapters whose ranks change.
+DYNAMIC = {"test_masked_equals_cut_and_the_optimiser_follows", "test_training_goes_on_after_a_cut"}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("key", OWN)
+def test_an_adapter_of_ones_own_obeys_the_laws(key, law, registry):
+    OWN[key]()
+    if law not in DYNAMIC or "dynamic" in registry[key].laws:
+        LAWS[law](registry[key])
