@@ -153,6 +153,8 @@ def _scaled_convolve(op: Scaled, x: Tensor, geometry: Geometry) -> Tensor:
 
 @rule(_CONVOLVE, Product)
 def _product_convolve(op: Product, x: Tensor, geometry: Geometry) -> Tensor:
+    if op.flops(1) > 2 * op.shape[0] * op.shape[1]:  # wider between its factors than its kernel
+        return _dense_convolve(op, x, geometry)
     *others, first = op.operators  # the one that meets x slides, the others mix channels
     channels = -1 - len(geometry.kernel_size)
     y = convolve(first, x, geometry).movedim(channels, -1)
