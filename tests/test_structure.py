@@ -20,8 +20,8 @@ SOURCE = Path(corank.__file__).parent
 ROOMS = [
     "version", "errors", "losses", "linalg", "operators", "layers", "models", "calibration",
     "metrics", "rewrites", "allocation", "probes", "control", "registry", "adapters", "healing",
-    "report", "engine", "io", "settings", "methods", "training", "verbs", "cli", "__init__",
-    "__main__",
+    "report", "engine", "io", "plugin", "settings", "recipes", "training", "verbs", "cli",
+    "__init__", "__main__",
 ]  # fmt: skip
 
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -80,13 +80,13 @@ def test_classes_are_abstract_or_final():
 
 
 def test_methods_are_recipes_only():
-    for path in (SOURCE / "methods").glob("*.py"):
+    for path in (SOURCE / "recipes").glob("*.py"):
         tree = ast.parse(path.read_text())
         assert not [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)], path.name
     assert not [
         k
         for k in classes()
-        if k.__module__.startswith("corank.methods") and issubclass(k, nn.Module)
+        if k.__module__.startswith("corank.recipes") and issubclass(k, nn.Module)
     ]
 
 

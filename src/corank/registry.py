@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Literal, final
 
 from torch import nn
 
@@ -147,7 +148,31 @@ class Method:
         }
 
 
-METHODS: dict[str, Method] = {}
+@final
+class _Registry(Mapping[str, Method]):
+    """The registered methods by key; ours are registered when somebody first looks."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Method] = {}
+        self.complete = False
+
+    def __getitem__(self, key: str) -> Method:
+        return self._all()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[str, Method]:
+        if not self.complete:
+            self.complete = True
+            import_module(f"{__package__}.recipes")
+        return self.found
+
+
+METHODS = _Registry()
 
 
 def method(
@@ -162,9 +187,9 @@ def method(
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         name = key or build.__name__
-        if name in METHODS:
+        if name in METHODS.found:
             raise ValueError(f"two methods are called {name!r}: rename one")
-        METHODS[name] = Method(name, area, paper, build, frozenset(laws), equation)
+        METHODS.found[name] = Method(name, area, paper, build, frozenset(laws), equation)
         return build
 
     return register

@@ -6,9 +6,9 @@ import torch
 import corank
 from corank.adapters import adapted
 from corank.errors import SiteError
-from corank.methods.bases import TAPS
-from corank.methods.orthogonal import soda_sizes
-from corank.methods.structured import KINDS, mora_side
+from corank.recipes.bases import TAPS
+from corank.recipes.orthogonal import soda_sizes
+from corank.recipes.structured import KINDS, mora_side
 
 from .small import adapt, batches, loss, operators, small_model, stir
 

@@ -56,6 +56,6 @@ def test_examples_run(example, capsys, monkeypatch):
     try:
         runpy.run_path(str(example), run_name="__main__")
     finally:
-        corank.registry.METHODS.clear()
-        corank.registry.METHODS.update(known)
+        corank.registry.METHODS.found.clear()
+        corank.registry.METHODS.found.update(known)
     assert capsys.readouterr().out.strip()

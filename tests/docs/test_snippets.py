@@ -42,8 +42,8 @@ def test_the_page_on_adapters_runs(tmp_path, monkeypatch, capsys):
 def registry():
     known = dict(corank.registry.METHODS)
     yield corank.registry.METHODS
-    corank.registry.METHODS.clear()
-    corank.registry.METHODS.update(known)
+    corank.registry.METHODS.found.clear()
+    corank.registry.METHODS.found.update(known)
 
 
 def of_the_page():

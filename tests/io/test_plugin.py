@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-REGISTER = "from corank.io.plugin import register_with_transformers as register; register()\n"
+REGISTER = "from corank.plugin import register_with_transformers as register; register()\n"
 KNOWN = """
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as quantizers
 assert quantizers["corank"].__module__ == "corank.io.quantizer"

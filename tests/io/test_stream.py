@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from corank.errors import FormatError, SiteError
-from corank.io import load, register_with_transformers, save, stream
+from corank.io import load, save, stream
 from corank.models import Site, find_sites, install, is_rewritten, read
 from corank.operators import Dense, LowRank, Operator
+from corank.plugin import register_with_transformers
 from tests.io import tiny
 
 register_with_transformers()

@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from corank.errors import FormatError
-from corank.io import attach, load, register_with_transformers, save
+from corank.io import attach, load, save
 from corank.io.record import FORMAT, read_header, seal
 from corank.models import densify, find_sites, install, is_rewritten, read
 from corank.operators import Dense, LowRank, Operator, normal_float, quantise_codebook
+from corank.plugin import register_with_transformers
 from tests.io import tiny
 
 register_with_transformers()

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the registered methods."""
-    from .. import methods
+    from ..registry import methods
     from ..errors import unknown
 
     found = methods()

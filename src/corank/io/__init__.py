@@ -3,7 +3,6 @@
 from .adapter_files import LoadedAdapter, SavedAdapter, load_adapter, save_adapter
 from .attach import attach
 from .load import load
-from .plugin import register_with_transformers
 from .save import save
 from .stream import stream
 
@@ -13,7 +12,6 @@ __all__ = [
     "attach",
     "load",
     "load_adapter",
-    "register_with_transformers",
     "save",
     "save_adapter",
     "stream",

@@ -22,7 +22,7 @@ def register_with_transformers() -> None:
 
 
 def _register() -> None:
-    from . import quantizer  # noqa: F401  (registers as it is imported)
+    from .io import quantizer  # noqa: F401  (registers as it is imported)
 
 
 @final
