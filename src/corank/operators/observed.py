@@ -18,7 +18,8 @@ class Observed(Operator):
     """W, that remembers how large its inputs have been while training.
 
     `square_mean` (in,) is the moving mean of x^2 over the batches seen in training mode, each
-    weighing 1 - `beta`. Only `forward` observes, and not where gradient checkpointing runs it again.
+    weighing 1 - `beta`. Only `forward` observes, with gradients or without, and not again where
+    gradient checkpointing repeats it in the backward pass.
     """
 
     numbers_held = MappingProxyType({"square_mean": 0})
