@@ -9,9 +9,12 @@ from torch.nn import functional as F
 
 import corank
 from corank.adapters import adapted
-from corank.errors import SiteError
+from corank.errors import FormatError, SiteError
 from corank.models import find_sites, install, survey
 from corank.operators import Foreign, normal_float, quantise_codebook, quantise_uniform
+from tests.verbs.models import tiny_llama, tokens
+
+from .small import stir
 
 X = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
 
@@ -151,6 +154,43 @@ def test_merging_gives_plain_layers(name):
         corank.merge(model)
         assert [type(m) for m in model] == [nn.Linear, nn.Tanh, nn.Linear]
         torch.testing.assert_close(model(X), before)
+
+
+@every
+def test_a_trained_adapter_comes_back_onto_the_same_quantised_base(name, tmp_path):
+    model = build(name)
+    corank.adapt(model, "lora", rank=2)
+    control = corank.controller(model)
+    optimizer = torch.optim.Adam(control.parameter_groups(1e-2))
+    control.attach(optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(X) - 1).square().mean().backward()
+        optimizer.step()
+    corank.save_adapter(model, tmp_path / "a")
+    again = build(name)
+    assert not corank.load_adapter(again, tmp_path / "a").notes
+    assert torch.equal(again(X), model(X))
+
+
+def test_a_transformers_model_that_torchao_quantised_takes_adapters(tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+
+    def make():
+        model = tiny_llama()
+        quantization.quantize_(model.model, quantization.Int8WeightOnlyConfig())
+        return model
+
+    model = make()
+    corank.adapt(model, "lora", rank=2)
+    stir(model)
+    corank.save_adapter(model, tmp_path / "a")
+    again = make()
+    corank.load_adapter(again, tmp_path / "a")
+    ids = tokens(1)[0]["input_ids"]
+    assert torch.equal(again(ids).logits, model(ids).logits)
+    with pytest.raises(FormatError, match=r"another library's format: .*save_adapter"):
+        corank.save(model, tmp_path / "m")
 
 
 @every

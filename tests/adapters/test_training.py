@@ -14,6 +14,8 @@ from corank.adapters import adapted, disabled
 from corank.errors import SiteError
 from tests.verbs.models import tiny_llama, tokens
 
+from .small import stir
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 METHODS = ["lora", "dora", "pissa"]
 
@@ -151,6 +153,102 @@ def test_a_state_of_other_adapters_is_refused():
     corank.adapt(other, "lora", name="another")
     with pytest.raises(ValueError, match=r"adapters \['another'\], not \['default'\]"):
         corank.controller(model).load_state_dict(corank.controller(other).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("lora", {"rank": 2}, "with other settings: rank was 4 and is 2"),
+        ("dora", {"rank": 4}, "method was 'lora' and is 'dora'"),
+        ("lora", {"rank": 4, "alpha": 3.0}, "alpha was None and is 3.0"),
+        ("lora", {"rank": 4, "targets": ["q_proj"]}, "sites was"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused(method, options, message):
+    model, other = tiny_llama(), tiny_llama()
+    corank.adapt(model, "lora", rank=4)
+    corank.adapt(other, method, **options)
+    with pytest.raises(ValueError, match=message):
+        corank.controller(other).load_state_dict(corank.controller(model).state_dict())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_accelerate_accumulates_and_counts_the_optimisers_steps(late):
+    from accelerate import Accelerator
+
+    model, plain = adapted_llama(), adapted_llama()
+    control = corank.controller(model)
+    optimizer = torch.optim.SGD(control.parameter_groups(0.1))
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    if not late:
+        control.attach(optimizer)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if late:
+        control.attach(optimizer)
+    for ids in (batch["input_ids"] for batch in tokens(4)):
+        with accelerator.accumulate(wrapped):
+            accelerator.backward(wrapped(input_ids=ids, labels=ids).loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert control.trainings[0].step == 2
+    reference = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], 0.1)
+    for number, ids in enumerate(batch["input_ids"] for batch in tokens(4)):
+        (plain(input_ids=ids, labels=ids).loss / 2).backward()
+        if number % 2:
+            reference.step()
+            reference.zero_grad()
+    torch.testing.assert_close(dict(model.named_parameters()), dict(plain.named_parameters()))
+
+
+def test_a_grad_scaler_skips_a_step_that_is_not_finite():
+    model = adapted_llama()
+    control = corank.controller(model)
+    optimizer = torch.optim.Adam(control.parameter_groups(1e-2))
+    control.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    before = copy.deepcopy(model.state_dict())
+    ids = tokens(1)[0]["input_ids"]
+    for factor, steps in ((float("inf"), 0), (1.0, 1)):
+        optimizer.zero_grad()
+        scaler.scale(factor * model(input_ids=ids, labels=ids).loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert control.trainings[0].step == steps
+        same = all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+        assert same == (steps == 0)
+
+
+def test_a_whole_model_compiles_to_one_graph_and_swaps_without_another(tmp_path):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    model, other = adapted_llama(), adapted_llama()
+    stir(other)
+    corank.save_adapter(other, tmp_path / "a")
+    counter = CompileCounter()
+    compiled = torch.compile(model.model.eval(), fullgraph=True, backend=counter)
+    ids = tokens(1)[0]["input_ids"]
+    compiled(ids)
+    corank.load_adapter(model, tmp_path / "a", swap=True)
+    seen = compiled(ids).last_hidden_state
+    torch.testing.assert_close(seen, other.model.eval()(ids).last_hidden_state)
+    assert counter.frame_count == 1
+
+
+def test_inputs_are_observed_once_under_checkpointing():
+    seen = {}
+    for kind in (None, False, True):
+        model = tiny_llama()
+        corank.adapt(model, "prilora", first=2, last=4, depth=2)
+        if kind is not None:
+            model.gradient_checkpointing_enable({"use_reentrant": kind})
+            model.enable_input_require_grads()
+        model.train()
+        train(model, 2)
+        seen[kind] = {n: b for n, b in model.named_buffers() if n.endswith("square_mean")}
+    assert seen[None]
+    torch.testing.assert_close(seen[False], seen[None])
+    torch.testing.assert_close(seen[True], seen[None])
 
 
 def test_wrapping_leaves_the_function_and_no_trace_when_deleted():

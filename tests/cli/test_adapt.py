@@ -69,6 +69,21 @@ def test_training_saves_an_adapter_that_helps_and_resumes(capsys, llama, texts, 
     assert "other settings: seed was 0 and is 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ending", ["html", "md"])
+def test_a_report_of_a_training_speaks_of_what_trains(llama, texts, tmp_path, ending):
+    command = [
+        "train", llama, "--adapt", "lora", "--rank", 4, "--data", texts["calibration"],
+        "--sequence-length", 16, "--batch-size", 4, "--steps", 2, "--out", tmp_path / "out",
+        "--report", tmp_path / f"report.{ending}",
+    ]  # fmt: skip
+    assert main([*map(str, command)]) == 0
+    page = (tmp_path / f"report.{ending}").read_text()
+    for shown in ("trainable", "stored bytes", "perplexity on the tuning rows", "Training"):
+        assert shown in page
+    for hidden in ("keep", "fraction kept", "Allocation"):
+        assert hidden not in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -103,6 +103,19 @@ def test_a_run_cut_short_resumes_to_the_same_weights(tmp_path, monkeypatch):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(tmp_path, monkeypatch):
+    whole, _ = run(tmp_path / "whole")
+    monkeypatch.setattr("corank.training.run._teller", _stop_after(5))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    monkeypatch.undo()
+    (tmp_path / "cut" / "checkpoint-4" / "trainer_state.json").unlink()
+    (tmp_path / "cut" / "checkpoint-4" / "optimizer.pt").write_bytes(b"PK")
+    again, _ = run(tmp_path / "cut", resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
 def _stop_after(steps):
     from transformers import TrainerCallback
 

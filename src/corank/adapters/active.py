@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ..errors import SiteError
 from ..models import Site, densify, give_back, install, module_at
-from ..operators import Adapted, Dense, Foreign
+from ..operators import Adapted, Dense, Foreign, Selection
 from .own import require_apart, switch
 from .record import adapted, adapters, find_adapter
 
@@ -62,7 +65,9 @@ def disabled(model: nn.Module) -> Iterator[None]:
 def select(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     """A block in which row i of every batch goes through adapter names[i]; None goes through none.
 
-    The batch is the first axis. Raises ValueError for an unknown name.
+    The batch is the first axis of the model's inputs; tokens that layers get flattened (experts)
+    follow their row. Raises ValueError for an unknown name, SiteError for an adapter at a table
+    of relative positions, which has no rows.
     """
     for name in {n for n in names if n is not None}:
         if find_adapter(model, name).also:
@@ -70,14 +75,37 @@ def select(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
                 f"adapter {name!r} trains parameters of the model itself, which every row shares: "
                 "activate it instead"
             )
-    there = list(adapted(model).values())
-    for weight in there:
-        weight.selection = tuple(names)
+    there = adapted(model)
+    for path, weight in there.items():
+        if path.endswith("relative_attention_bias") and {*names} & {*weight.names}:
+            raise SiteError(
+                path, "its table is looked up once for all rows of a batch",
+                "Leave it out of the targets of adapters that are selected by row.",
+            )  # fmt: skip
+    selection = Selection(names)
+
+    def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+        found = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.ndim]
+        if found:
+            selection.require_batch(found[0].shape[0])
+            selection.inside = True
+
+    def leave(*_: Any) -> None:
+        selection.inside = False
+
+    hooks = [
+        model.register_forward_pre_hook(enter, with_kwargs=True),
+        model.register_forward_hook(leave, always_call=True),
+    ]
+    for weight in there.values():
+        weight.selection = selection
     try:
         yield
     finally:
-        for weight in there:
+        for weight in there.values():
             weight.selection = None
+        for hook in hooks:
+            hook.remove()
 
 
 def delete(model: nn.Module, name: str) -> None:

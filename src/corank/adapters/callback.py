@@ -17,12 +17,6 @@ def trainer_callback(controller: Controller) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             controller.plan(state.max_steps)
-            controller.attach(_innermost(kwargs["optimizer"]))
+            controller.attach(kwargs["optimizer"])
 
     return Callback()
-
-
-def _innermost(optimizer: Any) -> Any:
-    while hasattr(optimizer, "optimizer"):  # accelerate wraps it, and forwards step()
-        optimizer = optimizer.optimizer
-    return optimizer

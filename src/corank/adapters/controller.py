@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any, final
 
@@ -15,7 +16,7 @@ from ..control import Control, Training
 from ..errors import SiteError
 from .active import active
 from .callback import trainer_callback
-from .record import adapted, find_adapter
+from .record import adapted, find_adapter, is_json
 
 #: Where an optimiser's state dict holds the controller's: load_state_dict keeps a group's entries.
 _KEY = "corank_controller"
@@ -61,6 +62,8 @@ class Controller:
         The controller's state travels in the optimiser's: whoever saves and loads that, in any
         order with this call, resumes exactly.
         """
+        while hasattr(optimizer, "optimizer"):  # accelerate wraps it, and forwards step()
+            optimizer = optimizer.optimizer
         for training, _ in self._parts:
             training.optimizer = optimizer
         self._take(optimizer)
@@ -158,6 +161,7 @@ class Controller:
         """Tensors and JSON values from which `load_state_dict` goes on exactly."""
         return {
             training.name: {
+                "made": self._made(training),
                 "step": training.step,
                 "memory": copy.deepcopy(training.memory),
                 "generator": training.generator.get_state(),
@@ -166,10 +170,16 @@ class Controller:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises ValueError if it is of other adapters."""
+        """Go on from a saved state.
+
+        Raises ValueError if it is of other adapters, or of adapters made with other settings;
+        nothing has changed then.
+        """
         names = [training.name for training, _ in self._parts]
         if sorted(state) != sorted(names):
             raise ValueError(f"the state is of adapters {sorted(state)}, not {sorted(names)}")
+        for training, _ in self._parts:
+            _require_same(training.name, state[training.name]["made"], self._made(training))
         for training, _ in self._parts:
             saved = state[training.name]
             training.step = int(saved["step"])
@@ -179,6 +189,16 @@ class Controller:
         for training, control in self._each():
             if control.resume is not None:
                 control.resume(training)
+
+    def _made(self, training: Training) -> dict[str, Any]:
+        """How an adapter was made, as plain JSON values."""
+        held = find_adapter(self.model, training.name)
+        sites = sorted(training.operators)
+        return {"method": held.method, "seed": held.seed, "sites": sites} | {
+            key: json.loads(json.dumps(value))
+            for key, value in held.parameters.items()
+            if is_json(value)
+        }
 
     def _each(self) -> Iterator[tuple[Training, Control]]:
         for training, controls in self._parts:
@@ -195,6 +215,13 @@ class Controller:
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
                 leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+
+
+def _require_same(name: str, saved: dict[str, Any], here: dict[str, Any]) -> None:
+    differ = sorted(key for key in {*saved, *here} if saved.get(key) != here.get(key))
+    if differ:
+        told = ", ".join(f"{key} was {saved.get(key)!r} and is {here.get(key)!r}" for key in differ)
+        raise ValueError(f"the state is of adapter {name!r} with other settings: {told}")
 
 
 def controller(model: nn.Module, total_steps: int | None = None, seed: int = 0) -> Controller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,3 +55,12 @@ def adapted(model: nn.Module) -> dict[str, Adapted]:
         if isinstance(module, Adapted):
             found[path.removesuffix(".operator")] = module
     return found
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

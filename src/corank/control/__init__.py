@@ -8,6 +8,7 @@ from .freezing import vector_freezing
 from .orthonormality import orthonormality, peak_learning_rate, trained_low_ranks
 from .reflecting import reflections_apart
 from .stiefel import orthogonal_krons
+from .whole import whole
 
 __all__ = [
     "Control",
@@ -22,4 +23,5 @@ __all__ = [
     "reflections_apart",
     "trained_low_ranks",
     "vector_freezing",
+    "whole",
 ]

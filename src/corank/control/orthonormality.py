@@ -7,10 +7,12 @@ from torch import Tensor
 
 from ..operators import LowRank
 from .control import Training
+from .whole import whole
 
 
 def orthonormality(columns: Tensor) -> Tensor:
     """||M.T M - I||_F of M (n, r): 0 where its columns are orthonormal."""
+    columns = whole(columns)
     gram = columns.mT @ columns
     eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
     return torch.linalg.matrix_norm(gram - eye)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .control import Training
 from .orthonormality import orthonormality
+from .whole import whole
 
 Penalty = Callable[[Training], Tensor]
 
@@ -22,8 +23,7 @@ def orthogonality(weight: float) -> Penalty:
     def penalty(training: Training) -> Tensor:
         distances = []
         for op in training.low_ranks().values():
-            a: Tensor = op.a
-            b: Tensor = op.b
+            a, b = whole(op.a), whole(op.b)
             if op.mask is not None:
                 a, b = a[op.mask], b[:, op.mask]
             distances += [orthonormality(a.mT), orthonormality(b)]
@@ -53,7 +53,7 @@ def binary_gates(weight: float) -> Penalty:
 
 def _gates(training: Training) -> list[Tensor]:
     return [
-        op.gate if op.mask is None else op.gate[op.mask]
+        whole(op.gate) if op.mask is None else whole(op.gate)[op.mask]
         for op in training.low_ranks().values()
         if op.gate is not None
     ]

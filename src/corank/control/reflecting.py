@@ -8,6 +8,7 @@ from torch import Tensor
 from ..operators import Reflections
 from .control import Control, Training
 from .orthonormality import orthonormality
+from .whole import whole
 
 
 def reflections_apart(weight: float) -> Control:
@@ -18,7 +19,8 @@ def reflections_apart(weight: float) -> Control:
         for op in training.operators.values():
             for chain in op.modules():
                 if isinstance(chain, Reflections):
-                    unit = chain.u / torch.linalg.vector_norm(chain.u, dim=1, keepdim=True)
+                    u = whole(chain.u)
+                    unit = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)
                     terms.append(orthonormality(unit.mT))
         return weight * torch.stack(terms).sum()
 

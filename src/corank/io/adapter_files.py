@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ..adapters import activate
 from ..adapters.own import keep, switch
-from ..adapters.record import Adapter, adapters, find_adapter
+from ..adapters.record import Adapter, adapters, find_adapter, is_json
 from ..engine.adapting import put
 from ..engine.transaction import unchanged_on_error
 from ..errors import FormatError, SiteError
 from ..models import read
 from ..operators import Operator
-from .adapter_record import is_json, restored_adapter
+from .adapter_record import restored_adapter
 from .adapter_skeleton import (
     SKELETON,
     TENSORS,

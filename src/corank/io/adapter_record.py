@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from ..adapters.active import active, train
-from ..adapters.record import Adapter, adapters
+from ..adapters.record import Adapter, adapters, is_json
 from ..errors import FormatError
 from ..models import Site, survey
 from ..operators import Operator
@@ -39,15 +38,6 @@ def describe_adapter(held: Adapter) -> dict[str, Any]:
     }
 
 
-def is_json(value: Any) -> bool:
-    """Whether a value can be written as JSON."""
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
 def restored_adapter(
     model: nn.Module, record: Any, place: Callable[[str], str | None] = lambda path: path
 ) -> Adapter:
@@ -56,7 +46,7 @@ def restored_adapter(
     Raises FormatError for a record that is none, or of sites that the model has not.
     """
     _require_record(record)
-    every = survey(model, record["seed"])[0]
+    every = survey(model, record["seed"], foreign=True)[0]
     named = {place(name): name for name in record["overrides"]}
     for here, name in named.items():
         if here not in {site.name for site in every}:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..operators import Foreign
 from .skeletons import layers
 
 
@@ -15,7 +16,8 @@ def attach(model: nn.Module) -> None:
     """Let `save_pretrained`, and so the Trainer, write the operators that are in `model` now.
 
     Every transformers model in `model` that holds operators gets our quantiser and configuration;
-    one that holds none any more becomes plain again. Other modules are left alone. To be called
+    one that holds none any more becomes plain again. Other modules are left alone, and models with
+    weights in another library's format, of which only the adapters are ours to write. To be called
     whenever operators come or go.
     """
     if "transformers" not in sys.modules:
@@ -25,7 +27,7 @@ def attach(model: nn.Module) -> None:
     for part in _outermost(model):
         quantizer: Any = getattr(part, "hf_quantizer", None)
         attached = isinstance(quantizer, CorankQuantizer)
-        if next(layers(part), None) is None:
+        if next(layers(part), None) is None or holds_foreign(part):
             if attached:
                 _detach(part, quantizer)
         elif not attached:
@@ -35,6 +37,11 @@ def attach(model: nn.Module) -> None:
             part._weight_conversions = []  # of names that have no place for factors
         else:
             quantizer.quantization_config.skeleton = skeleton_of(part)
+
+
+def holds_foreign(model: nn.Module) -> bool:
+    """Whether an operator stands for a weight in another library's format."""
+    return any(isinstance(module, Foreign) for module in model.modules())
 
 
 def _detach(part: Any, quantizer: Any) -> None:

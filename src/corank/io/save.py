@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import FormatError
+from .attach import attach, holds_foreign
 from .folder import WEIGHTS, replace_folder
 from .plain import save_plain
 from .record import record, seal
@@ -48,6 +49,11 @@ def save(
     """
     shard_bytes = parse_bytes(max_shard_size)
     model = getattr(model, "_orig_mod", model)  # under torch.compile
+    if holds_foreign(model):
+        raise FormatError(
+            "the model has adapters over weights in another library's format: write them with "
+            "corank.save_adapter(model, path), and load them onto the model that library makes"
+        )
     _require_values(model)
     if source is not None:
         companions(Path(source))  # refused before anything is written
@@ -92,8 +98,6 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 def _save_pretrained(model: Any, folder: Path, shard_bytes: int) -> None:
     from transformers import PreTrainedModel
-
-    from .attach import attach
 
     attach(model)
     if isinstance(model, PreTrainedModel):

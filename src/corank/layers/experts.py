@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 
+from ..operators.adapted import Adapted
 from ..operators.operator import Operator
+from ..operators.selection import Selection
 from .origin import Origin, initialised
 
 
@@ -51,8 +54,11 @@ class Experts(nn.Module):
         if torch.compiler.is_compiling():
             return self._every_expert(hidden_states, top_k_index, top_k_weights)
         out = torch.zeros_like(hidden_states)
+        selection = self._selection()
         for expert, token, choice in routed(top_k_index, self.num_experts):
-            y = self._expert(expert, hidden_states[token])
+            rows = nullcontext() if selection is None else selection.of_tokens(token, len(out))
+            with rows:
+                y = self._expert(expert, hidden_states[token])
             y = y * top_k_weights[token, choice, None]
             out.index_add_(0, token, y.to(out.dtype))
         return out
@@ -63,6 +69,12 @@ class Experts(nn.Module):
             weight = torch.where(index == expert, weights, 0).sum(-1, keepdim=True)  # (tokens, 1)
             out = out + (self._expert(expert, x) * weight).to(out.dtype)
         return out
+
+    def _selection(self) -> Selection | None:
+        for op in (*self.gate_up_proj, *self.down_proj):
+            if isinstance(op, Adapted) and op.selection is not None:
+                return op.selection
+        return None
 
     def _expert(self, expert: int, x: Tensor) -> Tensor:
         return self.down_proj[expert](gated(self.act_fn, self.gate_up_proj[expert](x)))

@@ -78,12 +78,12 @@ def apply(op: Operator, x: Tensor, bias: Tensor | None) -> Tensor:
 
 @rule(_APPLY, Dense)
 def _apply_dense(op: Dense, x: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, op.weight, bias)
+    return F.linear(x, op.weight, _beside(bias, x))
 
 
 @rule(_APPLY, LowRank)
 def _apply_low_rank(op: LowRank, x: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(op.latent(x), op.b, bias)
+    return F.linear(op.latent(x), op.b, _beside(bias, x))
 
 
 @rule(_APPLY, Sum)
@@ -119,6 +119,13 @@ def _apply_adapted(op: Adapted, x: Tensor, bias: Tensor | None) -> Tensor:
         rows = y.view(-1, y.shape[-1])
         return torch.addmm(rows, z.view(-1, z.shape[-1]), low.b.mT, alpha=scale).view(y.shape)
     return op.through(lambda view, x: apply(view, x, bias), x)
+
+
+def _beside(bias: Tensor | None, x: Tensor) -> Tensor | None:
+    """The bias in the dtype of x: of half precision, where adapters are computed with wider."""
+    if bias is None or bias.dtype == x.dtype or autocasts(x.device):
+        return bias
+    return bias.to(x.dtype)
 
 
 def as_bias(bias: Tensor | None, size: int, what: str) -> nn.Parameter | None:

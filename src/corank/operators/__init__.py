@@ -40,6 +40,7 @@ from .scaled import Scaled
 from .score_masked import ScoreMasked
 from .seeded import Seeded, materialise
 from .select import Select
+from .selection import Selection
 from .skeleton import build, describe, storable
 from .sparse import Sparse, sparsify
 from .standardised import Standardised
@@ -94,6 +95,7 @@ __all__ = [
     "ScoreMasked",
     "Seeded",
     "Select",
+    "Selection",
     "Sparse",
     "Standardised",
     "Stretch",

@@ -14,6 +14,7 @@ from .low_rank import LowRank
 from .operator import Operator
 from .precision import autocasts
 from .scaled import Scaled
+from .selection import Selection
 from .skeleton import storable
 from .sum import Sum
 
@@ -30,8 +31,8 @@ class Adapted(Operator):
 
     operators: Sequence[Operator]
     merged: Operator | None
-    #: Which adapter each row of a batch goes through (None: none), or None where all go one way.
-    selection: Sequence[str | None] | None = None
+    #: Which adapter each row of a batch goes through, or None where all go one way.
+    selection: Selection | None = None
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class Adapted(Operator):
     def through(self, apply: Callable[[Operator, Tensor], Tensor], x: Tensor) -> Tensor:
         """`apply(view, x)`, in the adapters' dtype and back in that of x, or row by row."""
         if self.selection is not None and not self.disabled:
-            return self._by_row(apply, x)
+            return self._by_row(apply, x, self.selection)
         return _widened(apply, self.view, x)
 
     def dense(self) -> Tensor:
@@ -153,20 +154,17 @@ class Adapted(Operator):
             terms.insert(0, _times(kept, whole))
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
-    def _by_row(self, apply: Callable[[Operator, Tensor], Tensor], x: Tensor) -> Tensor:
-        chosen = list(self.selection or ())
-        if len(chosen) != x.shape[0]:
-            raise ValueError(f"{len(chosen)} adapters were selected for a batch of {x.shape[0]}")
-        order: list[int] = []
+    def _by_row(
+        self, apply: Callable[[Operator, Tensor], Tensor], x: Tensor, selection: Selection
+    ) -> Tensor:
+        order: list[Tensor] = []
         parts: list[Tensor] = []
-        for name in dict.fromkeys(chosen):
-            rows = [i for i, other in enumerate(chosen) if other == name]
+        for name, share, where in selection.parts(x):
             own = name is not None and name in self.names
             view = self._combine({name: 1.0} if own and name is not None else {})
-            parts.append(_widened(apply, view, x[rows]))
-            order += rows
-        back = torch.tensor(order, device=x.device).argsort()
-        return torch.cat(parts)[back]
+            parts.append(_widened(apply, view, share))
+            order.append(where)
+        return torch.cat(parts)[torch.cat(order).argsort()]
 
     def _bind(self, op: Operator) -> None:
         if op.shape != self.shape:

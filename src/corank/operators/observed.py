@@ -18,7 +18,8 @@ class Observed(Operator):
     """W, that remembers how large its inputs have been while training.
 
     `square_mean` (in,) is the moving mean of x^2 over the batches seen in training mode, each
-    weighing 1 - `beta`. Only `forward` observes; gradient checkpointing observes a batch twice.
+    weighing 1 - `beta`. Only `forward` observes, with gradients or without, and not again where
+    gradient checkpointing repeats it in the backward pass.
     """
 
     numbers_held = MappingProxyType({"square_mean": 0})
@@ -34,7 +35,7 @@ class Observed(Operator):
         self.register_buffer("square_mean", square_mean)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and torch.is_grad_enabled() and x.numel():
+        if self.training and x.numel() and not _in_backward():
             now = x.detach().reshape(-1, x.shape[-1]).to(self.square_mean.dtype).square().mean(0)
             with torch.no_grad():
                 self.square_mean.lerp_(now, 1 - self.beta)
@@ -46,6 +47,12 @@ class Observed(Operator):
 
     def flops(self, tokens: int) -> int:
         return self.operator.flops(tokens)
+
+
+def _in_backward() -> bool:
+    if torch.compiler.is_compiling():  # which recomputes no change of a buffer
+        return False
+    return torch._C._current_graph_task_id() != -1
 
 
 @adjoint.register

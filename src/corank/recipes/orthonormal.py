@@ -7,7 +7,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..control import Control, Training, orthonormality, peak_learning_rate, trained_low_ranks
+from ..control import (
+    Control,
+    Training,
+    orthonormality,
+    peak_learning_rate,
+    trained_low_ranks,
+    whole,
+)
 from ..errors import SiteError
 from ..models import Site
 from ..operators import LowRank, Operator, Scaled, Sum
@@ -94,7 +101,7 @@ def kasa(rank: int = 8, alpha: float = 16.0, beta: float = 1e-4, gamma: float = 
 
     def penalty(training: Training) -> Tensor:
         terms = [
-            beta * cast("Tensor", part.gate).square().sum()
+            beta * whole(cast("Tensor", part.gate)).square().sum()
             + gamma * (orthonormality(part.b) + orthonormality(part.a.mT))
             for part in trained_low_ranks(training)
         ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from .columns import measured_columns
 from .page import STYLE
 from .plots import SPEED_PLOT, Plot, capitalise, list_plots
 from .report import Report
-from .sections import FIDELITY, SPEED, list_sections
-from .units import list_sizes, show_bytes, show_count, show_error, show_fraction
+from .sections import FIDELITY, SPEED, TRAINING, list_sections
+from .units import list_sizes, show_bytes, show_count
 
 
 def render_html(report: Report) -> str:
@@ -74,7 +75,11 @@ def _measured(report: Report, plots: dict[str, Plot]) -> list[str]:
     """The measured tables, each followed by its own plots, which are taken out of `plots`."""
     parts = []
     measures = {row["measure"] for row in report.sections.get("fidelity") or []}
-    names = {FIDELITY: {capitalise(measure) for measure in measures}, SPEED: {SPEED_PLOT}}
+    names = {
+        FIDELITY: {capitalise(measure) for measure in measures},
+        SPEED: {SPEED_PLOT},
+        TRAINING: {TRAINING},
+    }
     for section in list_sections(report.sections):
         text = _table(section.title, section.header, section.rows)
         mine = [name for name in list(plots) if name in names.get(section.title, ())]
@@ -90,13 +95,12 @@ def _figure(plot: Plot, level: int = 2) -> str:
 
 
 def _sites(report: Report) -> str:
-    header = ["site", "role", "layer", "shape", "operator", "rank", "keep", "error",
-              "bytes before", "stored bytes"]  # fmt: skip
+    named, measured = measured_columns(report.sites)
+    header = ["site", "role", "layer", "shape", "operator", "rank", *named]
     rows = [
         [r.name, r.role, "-" if r.layer is None else str(r.layer), f"{r.shape[0]} x {r.shape[1]}",
-         r.operator, "-" if r.rank is None else str(r.rank), show_fraction(r.keep),
-         show_error(r.error), show_count(r.bytes_before), show_count(r.bytes_after)]
-        for r in report.sites
+         r.operator, "-" if r.rank is None else str(r.rank), *cells]
+        for r, cells in zip(report.sites, measured, strict=True)
     ]  # fmt: skip
     return _part("Sites", _table("Every targeted weight", header, rows)) if rows else ""
 

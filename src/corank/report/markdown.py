@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .columns import measured_columns
 from .report import Report
 from .sections import list_sections
-from .units import list_sizes, show_bytes, show_count, show_error, show_fraction
+from .units import list_sizes, show_bytes, show_count
 
 
 def render_markdown(report: Report) -> str:
@@ -29,12 +30,12 @@ def render_markdown(report: Report) -> str:
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {_inline(note)}" for note in report.notes)]
     if report.sites:
-        header = ["site", "role", "shape", "operator", "rank", "keep", "error", "bytes"]
+        named, measured = measured_columns(report.sites)
+        header = ["site", "role", "shape", "operator", "rank", *named]
         rows = [
             [f"`{r.name}`", r.role, f"{r.shape[0]} x {r.shape[1]}", r.operator,
-             "-" if r.rank is None else str(r.rank), show_fraction(r.keep), show_error(r.error),
-             show_count(r.bytes_after)]
-            for r in report.sites
+             "-" if r.rank is None else str(r.rank), *cells]
+            for r, cells in zip(report.sites, measured, strict=True)
         ]  # fmt: skip
         parts += ["## Sites", _table(header, rows)]
     if report.refused:

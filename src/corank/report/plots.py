@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .columns import is_adapted
 from .figures import COLOURS, draw
 from .report import Report, SiteRow
-from .sections import OWN
+from .sections import OWN, TRAINING
 
 SPEED_PLOT = "Speed"
 
@@ -24,13 +25,15 @@ def list_plots(report: Report) -> list[Plot]:
     """Every plot that the report has the data for."""
     plots: list[Plot] = []
     if report.sites:
-        plots.append(_allocation(report.sites))
+        plots.append((_trained if is_adapted(report.sites) else _allocation)(report.sites))
     if any(row.error is not None for row in report.sites):
         plots.append(_errors(report.sites))
     if report.sections.get("spectra"):
         plots.append(_spectra(report.sections["spectra"]))
     if (report.sections.get("healing") or {}).get("losses"):
         plots.append(_healing(report.sections["healing"]["losses"]))
+    if report.sections.get("training"):
+        plots.append(_training(report.sections["training"]))
     if report.sections.get("fidelity"):
         plots += _fidelity(report.sections["fidelity"])
     if report.sections.get("speed"):
@@ -51,6 +54,16 @@ def _allocation(rows: Sequence[SiteRow]) -> Plot:
 
     about = "The fraction of its numbers that each site keeps, over the depth of the model."
     return Plot("Allocation", about, draw(fill, "Fraction kept per site over depth"))
+
+
+def _trained(rows: Sequence[SiteRow]) -> Plot:
+    def fill(axes: Any) -> None:
+        _by_role(axes, rows, lambda row: row.trainable or 0)
+        axes.set_ylabel("numbers that train")
+        axes.set_ylim(bottom=0)
+
+    about = "How many numbers train at each site, over the depth of the model; shared ones once."
+    return Plot("Trainable", about, draw(fill, "Trainable numbers per site over depth"))
 
 
 def _errors(rows: Sequence[SiteRow]) -> Plot:
@@ -127,6 +140,20 @@ def _healing(losses: Sequence[float]) -> Plot:
 
     about = "The loss against the original model, on the calibration data, step by step."
     return Plot("Healing", about, draw(fill, "Healing loss over steps"))
+
+
+def _training(run: Mapping[str, Any]) -> Plot:
+    def fill(axes: Any) -> None:
+        for key, label, colour in (("losses", "training", 7), ("tuning", "tuning rows", 0)):
+            if run[key]:
+                steps, losses = zip(*run[key], strict=True)
+                axes.plot(steps, losses, color=COLOURS[colour], linewidth=1.2, label=label)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    about = "The mean loss in training since the last point, and that on the rows to tune on."
+    return Plot(TRAINING, about, draw(fill, "Losses over steps"))
 
 
 def _fidelity(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ LOWER_IS_BETTER = ("perplexity", "error")
 #: The compressed model's name among the variants of the section "speed".
 OWN = "corank"
 FIDELITY, SPEED = "Fidelity", "Speed and size against quantisation"
+TRAINING = "Training"
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,19 @@ def _adapter(counts: Mapping[str, Any]) -> Section:
 
 
 def _training(run: Mapping[str, Any]) -> Section:
-    rows = [[str(step), f"{loss:.4f}"] for step, loss in run["tuning"]]
-    early = " It stopped early." if run["stopped_early"] else ""
+    rows = [[str(step), f"{loss:.4f}", _perplexity(loss)] for step, loss in run["tuning"]]
+    early = " It stopped early and went back to its best." if run["stopped_early"] else ""
     return Section(
-        "Training",
+        TRAINING,
         f"{run['steps']} steps in {run['seconds']:.0f} s: perplexity on the tuning rows "
-        f"{run['perplexity_before']:.2f} before, {run['perplexity_after']:.2f} after.{early}",
-        ["step", "loss on the tuning rows"],
+        f"{_perplexity(run['before'])} before, {_perplexity(run['after'])} after.{early}",
+        ["step", "loss on the tuning rows", "perplexity"],
         rows,
     )
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(min(loss, 700.0)):.4g}"
 
 
 def improves(measure: str, value: float, over: float) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from .columns import is_adapted
 from .grouping import Group, group_sites
 from .report import Report
-from .sections import Section, list_sections
+from .sections import TRAINING, Section, list_sections
 from .units import list_sizes, show_bytes, show_count, show_error, show_fraction
 
 WIDTH = 100
@@ -77,7 +78,7 @@ def _title(report: Report) -> str:
 
 
 def _sites(groups: Sequence[Group]) -> str:
-    if any(row.trainable is not None for g in groups for row in g.rows):
+    if is_adapted([row for g in groups for row in g.rows]):
         return _adapted(groups)
     rows = [
         [g.name, f"{g.shape[0]}x{g.shape[1]}",
@@ -105,7 +106,8 @@ def _adapted(groups: Sequence[Group]) -> str:
 def _section(section: Section) -> str:
     table = draw_table(section.header, section.rows)
     warnings = "".join("\n" + _wrap(f"! {warning}") for warning in section.warnings)
-    return f"{section.title}\n{table}{warnings}"
+    about = f"\n{_wrap(section.about)}" if section.title == TRAINING else ""
+    return f"{section.title}{about}\n{table}{warnings}"
 
 
 def _wrap(text: str) -> str:

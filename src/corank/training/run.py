@@ -76,12 +76,11 @@ def train(
     Raises DataError for nothing to train, FormatError for a resume that does not fit.
     """
     from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
 
     if not any(p.requires_grad for p in model.parameters()):
         raise DataError("nothing in the model trains: adapt it first, or unfreeze it")
     out = Path(folder)
-    last = get_last_checkpoint(str(out)) if out.is_dir() else None
+    last = _last_whole(out)
     if resume and last is None:
         raise FormatError(f"{out} holds no checkpoint to resume from")
     _check_settings(out, settings or {}, resume)
@@ -112,7 +111,7 @@ def train(
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     before = float(trainer.evaluate()["eval_loss"])
-    result = trainer.train(resume_from_checkpoint=last if resume else None)
+    result = trainer.train(resume_from_checkpoint=str(last) if resume else None)
     after = float(trainer.evaluate()["eval_loss"])
     history = trainer.state.log_history
     tuned = {e["step"]: e["eval_loss"] for e in history if "eval_loss" in e and e["step"]}
@@ -137,6 +136,18 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         "labels": padded("labels", IGNORED),
         "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
     }
+
+
+def _last_whole(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end: a kill can come while one is."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+    for checkpoint in sorted(found, key=lambda p: -int(p.name.rpartition("-")[2])):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return checkpoint
+    return None
 
 
 def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
