@@ -35,6 +35,11 @@ from .counts import each, low_rank
 ADAPTER = ("adapter", "preserves")
 
 
+def _s2ft(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
+    rows = p["weight"].shape == (len(p["index"]), w.shape[1])
+    return w.index_add(0 if rows else 1, p["index"].long(), p["weight"])
+
+
 @method(
     Paper(
         "S2FT: Efficient, Scalable and Generalizable LLM Fine-tuning by Structured Sparsity",
@@ -47,6 +52,7 @@ ADAPTER = ("adapter", "preserves")
     ),
     area="adapt",
     laws=ADAPTER,
+    equation=_s2ft,
 )
 def s2ft(
     ratio: float = 0.03,
@@ -74,6 +80,11 @@ def s2ft(
     )
 
 
+def _lift(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
+    active = torch.zeros_like(w).flatten().index_put((p["index"].long(),), p["values"])
+    return w + active.view_as(w) + p.get("weight", 0.0)
+
+
 @method(
     Paper(
         "LIFT the Veil for the Truth: Principal Weights Emerge after Rank Reduction for "
@@ -85,6 +96,7 @@ def s2ft(
     ),
     area="adapt",
     laws=("adapter", "preserves", "moves_frozen"),
+    equation=_lift,
 )
 def lift(rank: int = 128, filter_rank: int = 128, interval: int | None = 200) -> Adaptation:
     """Only the greatest entries of W's best approximation of a low rank train.
