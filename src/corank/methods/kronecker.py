@@ -92,7 +92,7 @@ def _soka(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
 
 @method(
     Paper(
-        "SoKA: SVD on Kronecker Adaptation",
+        "Singular Value Decomposition on Kronecker Adaptation for Large Language Model",
         "2506.15251",
         "algorithm 1 (KPSVD) as a third party describes it",
         "block sizes as even as the sides divide; the least rank that keeps `energy` or reaches "

@@ -90,7 +90,8 @@ def _lift(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
         "LIFT the Veil for the Truth: Principal Weights Emerge after Rank Reduction for "
         "Reasoning-Focused Supervised Fine-Tuning",
         "2506.00772",
-        "section 3, algorithm 1; step counter and moments at a refresh as in the authors' code",
+        "section 3, algorithm 1 (numbers from memory); step counter and moments at a refresh as in "
+        "the authors' code",
         "W stays as it is: the update of entries that have left the support is kept in a frozen "
         "matrix beside it, which interval=None does without.",
     ),
@@ -160,7 +161,8 @@ def _pst(w: Tensor, p: dict[str, Tensor], rank: int = 8, **_: Any) -> Tensor:
     Paper(
         "Parameter-Efficient Sparsity for Large Language Models Fine-Tuning",
         "2205.11005",
-        "equations 6 to 9, with the authors' cubic schedule and their factors alpha and beta of 1",
+        "equations 6 to 9 (numbers from memory), with the authors' cubic schedule and their "
+        "factors alpha and beta of 1",
         "The number of dropped entries changes after each optimiser step instead of before it.",
     ),
     area="adapt",

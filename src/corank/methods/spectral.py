@@ -29,9 +29,9 @@ def _rooted(triples: Triples) -> LowRank:
 
 @method(
     Paper(
-        "PiSSA: Principal Singular Values and Singular Vectors Adaptation",
+        "PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language Models",
         "2404.02948",
-        "equations 2 to 4",
+        "equations 2 to 4 (numbers from memory)",
         _BESIDE,
     ),
     area="adapt",
