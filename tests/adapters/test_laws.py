@@ -107,11 +107,34 @@ def test_only_its_leaves_train_and_each_does(method):
         assert all(torch.equal(now[n], was) for n, was in frozen.items())
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m.equation], ids=lambda m: m.key)
-def test_value_and_gradient_are_the_papers(method):
-    model, _ = adapt(method)
+#: Forms besides the default one, whose equations are others.
+FORMS = [
+    ("bone", {"variant": "miss"}),
+    ("dota", {"order": 2}),
+    ("lift", {"interval": None}),
+    ("lokr", {"rank": 2}),
+    ("lokr", {"rank": 1, "decompose_both": True}),
+    ("salt", {"rectify": False}),
+    ("shears", {"sparsity": 0.0}),
+    ("spectral_adapter", {"form": "rotational", "first": 2}),
+    ("surm", {"kind": "kronecker", "rank": 4}),
+    ("surm", {"kind": "ldr", "rank": 2, "scale": 0.5}),
+    ("surm", {"kind": "toeplitz"}),
+    ("svft", {"pattern": "plain"}),
+    ("svft", {"pattern": "random", "rank": 6}),
+    ("svft", {"pattern": "top_k"}),
+    ("tensorpoly", {"routing": "order"}),
+    ("wara", {"wavelet": "db2"}),
+]
+EQUATIONS = [(m.key, {}) for m in METHODS if m.equation] + FORMS
+
+
+@pytest.mark.parametrize(("key", "form"), EQUATIONS, ids=lambda part: str(part or ""))
+def test_value_and_gradient_are_the_papers(key, form):
+    method = corank.registry.find_method(key)
+    given = PARAMETERS.get(key, {}) | form
+    model, _ = adapt(method, **form)
     stir(model)
-    given = PARAMETERS.get(method.key, {})
     for path, op in operators(model).items():
         base = adapted(model)[path].base.dense()
         ours = op(torch.eye(op.shape[1], dtype=torch.float64)).mT

@@ -26,20 +26,6 @@ def test_lora_fa_has_an_orthonormal_frozen_factor_and_half_the_numbers():
     assert report.totals["trainable"] == 4 * (36 + 20 + 20)
 
 
-def test_moslora_with_the_identity_as_mixer_is_lora():
-    one, two = small_model(), small_model()
-    corank.adapt(one, "moslora", rank=4, alpha=8.0)
-    corank.adapt(two, "lora", rank=4, alpha=8.0)
-    stir(two)
-    with torch.no_grad():
-        for mixed, plain in zip(operators(one).values(), operators(two).values(), strict=True):
-            inner = low_rank(mixed)
-            inner.b.copy_(torch.eye(4))
-            inner.a.copy_(low_rank(plain).a)
-            mixed.operators[1].operator.operators[0].weight.copy_(low_rank(plain).b)
-    torch.testing.assert_close(one(X), two(X))
-
-
 def test_noras_outer_factors_are_the_leading_part_of_the_weight():
     model = small_model()
     report = corank.adapt(model, "nora", rank=16, inner_rank=3, targets=["0"])

@@ -167,3 +167,18 @@ def test_lora_fa_is_lora_with_a_frozen_factor():
         low.a.copy_(layer.lora_A["default"].weight)
         pairs.append((low.b, layer.lora_B["default"].weight, same))
     compare(model, peer, pairs)
+
+
+@pytest.mark.parametrize("key", ["lora", "rslora"])
+def test_lora(key):
+    config = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=key == "rslora", target_modules=NAMES)
+    peer = theirs(config)
+    model, operators = ours(key, rank=4, alpha=6.0)
+    pairs = []
+    for name, layer in layers(peer).items():
+        low = operators[name].operators[1].operator
+        pairs += [
+            (low.a, layer.lora_A["default"].weight, same),
+            (low.b, layer.lora_B["default"].weight, same),
+        ]
+    compare(model, peer, pairs)

@@ -108,6 +108,30 @@ def test_scores_gates_and_ranks_are_pefts_at_every_step(penalty):
     assert sum(map(sum, masks.values())) == SETTINGS["target_r"] * 3
 
 
+def test_outputs_gradients_and_merged_weights_are_pefts():
+    torch.manual_seed(2)
+    peer = theirs()
+    for name, leaf in peer.named_parameters():
+        if "lora_" in name:
+            leaf.data.normal_()
+    model, x = ours(peer), batches(1)[0]
+    value, bare = loss(model, x), peer.base_model.model(x).loss
+    torch.testing.assert_close(value, bare)
+    value.backward()
+    bare.backward()
+    held = {path: op.operators[1].operator for path, op in operators(model).items()}
+    for path, low in held.items():
+        layer = peer.base_model.model.net[int(path)]
+        torch.testing.assert_close(low.a.grad, layer.lora_A["default"].grad)
+        torch.testing.assert_close(low.b.grad, layer.lora_B["default"].grad)
+        torch.testing.assert_close(low.gate.grad, layer.lora_E["default"].grad[:, 0])
+    corank.adapters.merge_adapters(model)
+    merged = peer.merge_and_unload().net
+    for path in held:
+        matrix = corank.adapters.adapted(model)[path].dense()
+        torch.testing.assert_close(matrix, merged[int(path)].weight)
+
+
 def test_the_budget_is_pefts():
     allocator = theirs().base_model.rankallocator
     first, last = SETTINGS["tinit"], TOTAL - SETTINGS["tfinal"]

@@ -161,6 +161,8 @@ def assert_merged_and_outputs(model, wrapped, layers):
     for path, op in operators(model).items():
         gate = layers[path].lora_diag["default"]
         torch.testing.assert_close(leaves(op)["gate"].grad, gate.grad, rtol=1e-3, atol=1e-3)
+        for name, target in zip(("b_1", "a_1"), factors(layers[path]), strict=True):
+            torch.testing.assert_close(leaves(op)[name].grad, target.grad, rtol=1e-3, atol=1e-3)
     merged = wrapped.merge_and_unload()
     for path, op in operators(model).items():
         weight = merged.get_submodule(path).weight
@@ -185,3 +187,6 @@ def test_eva():
         similar = (ours_a * theirs_a).sum(1).abs()
         assert float(similar.min()) > 0.99
         assert layer.scaling["default"] == pytest.approx(16 / RANK)
+    found = {path: wrapped.base_model.model.get_submodule(path) for path in operators(model)}
+    copy_into(model, found, "b", "a")
+    assert_same(model, wrapped, found, "b", "a")

@@ -105,26 +105,6 @@ def test_randlora_reaches_full_rank():
         assert torch.linalg.matrix_rank(op.operators[1].dense()) == min(op.shape)
 
 
-def test_fedpara_of_ones_is_lora():
-    model, _ = adapted_model("fedpara", rank=1, alpha=1.0)
-    lora, _ = adapted_model("lora", rank=1, alpha=1.0)
-    for path, op in operators(model).items():
-        pair = op.operators[1]
-        with torch.no_grad():
-            pair.q.b.fill_(1)
-            pair.q.a.fill_(1)
-            other = operators(lora)[path].operators[1]
-            other.b.copy_(pair.p.b)
-            other.a.copy_(pair.p.a)
-    torch.testing.assert_close(model(batches(1)[0]), lora(batches(1)[0]))
-
-
-def test_one_block_is_lora():
-    _, report = adapted_model("block_lora", blocks=1, rank=2)
-    _, lora = adapted_model("lora", rank=2)
-    assert report.totals["trainable"] == lora.totals["trainable"]
-
-
 def test_a_wide_train_is_the_weight():
     model, _ = adapted_model("dota", rank=10**6, order=2)
     for path, op in operators(model).items():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from corank.io import register_with_transformers, save
+from corank.io import save
+from corank.plugin import register_with_transformers
 from tests.io import tiny
 
 register_with_transformers()

@@ -19,8 +19,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the registered methods."""
-    from ..registry import methods
     from ..errors import unknown
+    from ..registry import methods
 
     found = methods()
     areas = {method.area for method in found}

@@ -105,7 +105,10 @@ def _edora(
     equation=_edora,
 )
 def edora(rank: int = 16, alpha: float = 16.0, std: float = 1e-5) -> Adaptation:
-    """LoRA-XS on the directions of the rows of W, their lengths trained apart, as in DoRA."""
+    """LoRA-XS on the directions of the rows of W, their lengths trained apart, as in DoRA.
+
+    As there, the core starts as numbers of size `std`, so the start is very nearly W.
+    """
     plain = plus(_noisy_core(rank, alpha, std))
 
     def rewrite(op: Operator, site: Site) -> Operator:

@@ -30,9 +30,10 @@ def _eigenlorax(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
 
 @method(
     Paper(
-        "EigenLoRAx: Recycling Adapters to Find Principal Subspaces",
+        "EigenLoRAx: Recycling Adapters to Find Principal Subspaces for Resource-Efficient "
+        "Adaptation and Inference",
         "2502.04700",
-        "algorithm 1 as in the authors' code",
+        "algorithm 1 (number from memory) as in the authors' code",
         "too few adapters are completed by uniform vectors orthogonal to theirs, as in the code; "
         "a scale of the old adapters goes into their up-projections; `project` starts from the "
         "last old adapter's coordinates",

@@ -103,14 +103,22 @@ def _require_experts(experts: int, top_k: int) -> None:
         raise ValueError(f"top_k={top_k} is outside 1 to the number of experts, {experts}")
 
 
-def _tensorpoly(w: Tensor, p: dict[str, Tensor], rank: int = 16, **_: Any) -> Tensor:
+def _tensorpoly(
+    w: Tensor, p: dict[str, Tensor], rank: int = 16, routing: str = "rank", **_: Any
+) -> Tensor:
     weights: Any = p["logits"][0].sigmoid()
     weights = weights / weights.sum(-1, keepdim=True)
     factors = []
     for leaf, length in ((p["a"], w.shape[1]), (p["b"], w.shape[0])):
+        experts: Any = leaf.transpose(0, 1)
+        if routing == "order":  # mixed before they are multiplied: one expert is left
+            mixed = [z @ vectors.flatten(1) for z, vectors in zip(weights, leaf, strict=True)]
+            experts, weights_of = [torch.stack(mixed).view(2, rank, -1)], [1.0]
+        else:
+            weights_of = list(weights)
         total: Any = 0.0
-        for s, weight in enumerate(weights):
-            rows = torch.stack([torch.kron(leaf[0, s, j], leaf[1, s, j]) for j in range(rank)])
+        for weight, (one, two) in zip(weights_of, experts, strict=True):
+            rows = torch.stack([torch.kron(one[j], two[j]) for j in range(rank)])
             total = total + weight * F.layer_norm(rows, rows.shape)[:, :length]
         factors.append(total)
     return w + factors[1].mT @ factors[0] / rank

@@ -24,16 +24,9 @@ ADAPTER = ("adapter", "preserves")
 
 
 def _lokr(w: Tensor, p: dict[str, Tensor], rank: int = 8, alpha: float = 8.0, **_: Any) -> Tensor:
-    full = iter([t for name, t in p.items() if name.startswith("weight")])
-    pairs = iter([(p[n], p[n.replace("b", "a")]) for n in p if n.startswith("b")])
-    sizes = [factor_pair(side) for side in w.shape]
-    small = next(full, None)
-    if small is None or small.shape != (sizes[0][0], sizes[1][0]):
-        raise AssertionError("the left factor is stored whole by default")
-    large = next(full, None)
-    if large is None:
-        b, a = next(pairs)
-        large = b @ a
+    whole = [p[name] for name in ("weight", "weight_1") if name in p]
+    products = [p[b] @ p[a] for b, a in (("b", "a"), ("b_1", "a_1")) if b in p]
+    small, large = [*whole, *products]  # the smaller one is factored only if the larger one is
     return w + alpha / rank * torch.kron(small, large)
 
 
@@ -99,7 +92,7 @@ def _soka(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
 
 @method(
     Paper(
-        "SoKA: SVD on Kronecker Adaptation",
+        "Singular Value Decomposition on Kronecker Adaptation for Large Language Model",
         "2506.15251",
         "algorithm 1 (KPSVD) as a third party describes it",
         "block sizes as even as the sides divide; the least rank that keeps `energy` or reaches "

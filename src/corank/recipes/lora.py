@@ -42,7 +42,7 @@ def lora(rank: int = 8, alpha: float = 16.0) -> Adaptation:
     Paper(
         "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
         "2312.03732",
-        "theorem 3.2: alpha / sqrt(r) in place of alpha / r",
+        "theorem 3.2 (number from memory): alpha / sqrt(r) in place of alpha / r",
     ),
     area="adapt",
     laws=ADAPTER,

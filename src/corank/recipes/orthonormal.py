@@ -45,6 +45,7 @@ def _sorsa(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
 def sorsa(rank: int = 4, gamma: float = 4e-4) -> Adaptation:
     """The leading singular triples train, their vectors held orthonormal.
 
+    rank is the default of the authors' package, gamma the value of their runs.
     gamma: weight of the mean of ||U.T U - I||_F over all trained U and V; its gradient is divided
     by the optimiser's largest learning rate, so that a step of plain descent is gamma long.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..control import Control, Training
 from ..control.restart import absorb, forget, slow_down, spare, speed_up
 from ..models import Site
@@ -17,6 +19,12 @@ KEPT = (
     "`cycles` cycles, or as one frozen matrix where that is fewer numbers; after `cycles` restarts "
     "the last cycle goes on"
 )
+
+
+def _finished_and_current(w: Tensor, p: dict[str, Tensor], scale: float) -> Tensor:
+    if "weight" in p:
+        return w + p["weight"] + scale * p["b"] @ p["a"]
+    return w + p["b"] @ p["a"] + scale * p["b_1"] @ p["a_1"]
 
 
 def _in_cycles(
@@ -62,6 +70,7 @@ def _in_cycles(
     ),
     area="adapt",
     laws=DYNAMIC,
+    equation=lambda w, p, rank=128, alpha=32.0, **_: _finished_and_current(w, p, alpha / rank),
 )
 def relora(
     rank: int = 128,
@@ -93,6 +102,7 @@ def relora(
     ),
     area="adapt",
     laws=DYNAMIC,
+    equation=lambda w, p, rank=8, alpha=16.0, **_: _finished_and_current(w, p, alpha / rank),
 )
 def periodic_lora(
     rank: int = 8,

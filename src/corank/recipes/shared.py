@@ -197,7 +197,8 @@ def _mode_products(core: Tensor, factors: list[Tensor]) -> Tensor:
 
 @method(
     Paper(
-        "TeRA: Vector-based Random Tensor Network for High-Rank Adaptation of LLMs",
+        "TeRA: Vector-based Random Tensor Network for High-Rank Adaptation of Large Language "
+        "Models",
         "2509.03234",
         "abstract (sections not read)",
         "our reading: a Tucker network of order four, two modes for the rows and two for the "

@@ -35,6 +35,11 @@ from .counts import each, low_rank
 ADAPTER = ("adapter", "preserves")
 
 
+def _s2ft(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
+    rows = p["weight"].shape == (len(p["index"]), w.shape[1])
+    return w.index_add(0 if rows else 1, p["index"].long(), p["weight"])
+
+
 @method(
     Paper(
         "S2FT: Efficient, Scalable and Generalizable LLM Fine-tuning by Structured Sparsity",
@@ -47,6 +52,7 @@ ADAPTER = ("adapter", "preserves")
     ),
     area="adapt",
     laws=ADAPTER,
+    equation=_s2ft,
 )
 def s2ft(
     ratio: float = 0.03,
@@ -74,17 +80,24 @@ def s2ft(
     )
 
 
+def _lift(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
+    active = torch.zeros_like(w).flatten().index_put((p["index"].long(),), p["values"])
+    return w + active.view_as(w) + p.get("weight", 0.0)
+
+
 @method(
     Paper(
         "LIFT the Veil for the Truth: Principal Weights Emerge after Rank Reduction for "
         "Reasoning-Focused Supervised Fine-Tuning",
         "2506.00772",
-        "section 3, algorithm 1; step counter and moments at a refresh as in the authors' code",
+        "section 3, algorithm 1 (numbers from memory); step counter and moments at a refresh as in "
+        "the authors' code",
         "W stays as it is: the update of entries that have left the support is kept in a frozen "
         "matrix beside it, which interval=None does without.",
     ),
     area="adapt",
     laws=("adapter", "preserves", "moves_frozen"),
+    equation=_lift,
 )
 def lift(rank: int = 128, filter_rank: int = 128, interval: int | None = 200) -> Adaptation:
     """Only the greatest entries of W's best approximation of a low rank train.
@@ -148,7 +161,8 @@ def _pst(w: Tensor, p: dict[str, Tensor], rank: int = 8, **_: Any) -> Tensor:
     Paper(
         "Parameter-Efficient Sparsity for Large Language Models Fine-Tuning",
         "2205.11005",
-        "equations 6 to 9, with the authors' cubic schedule and their factors alpha and beta of 1",
+        "equations 6 to 9 (numbers from memory), with the authors' cubic schedule and their "
+        "factors alpha and beta of 1",
         "The number of dropped entries changes after each optimiser step instead of before it.",
     ),
     area="adapt",

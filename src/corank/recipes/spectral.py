@@ -29,9 +29,9 @@ def _rooted(triples: Triples) -> LowRank:
 
 @method(
     Paper(
-        "PiSSA: Principal Singular Values and Singular Vectors Adaptation",
+        "PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language Models",
         "2404.02948",
-        "equations 2 to 4",
+        "equations 2 to 4 (numbers from memory)",
         _BESIDE,
     ),
     area="adapt",
@@ -94,7 +94,13 @@ def olora(rank: int = 8) -> Adaptation:
     return Adaptation(split(orthonormal), low_rank(rank), low_rank(rank))
 
 
-def _additive(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
+def _spectral(w: Tensor, p: dict[str, Tensor], form: str = "additive", **_: object) -> Tensor:
+    if form == "rotational":
+        eye = torch.eye(len(p["diagonal"]), dtype=w.dtype)
+        skews = [(p[name][0] - p[name][0].mT) / 2 for name in ("blocks", "blocks_1")]
+        left, right = ((eye - q) @ (eye + q).inverse() for q in skews)
+        turned = left @ p["diagonal"].diag() @ right.mT
+        return w + p["weight"] @ (turned - p["diagonal"].diag()) @ p["weight_1"]
     return w - p["b"] @ p["gate"].diag() @ p["a"] + p["b_1"] @ p["gate"].diag() @ p["a_1"]
 
 
@@ -108,7 +114,7 @@ def _additive(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
     ),
     area="adapt",
     laws=ADAPTER,
-    equation=_additive,
+    equation=_spectral,
 )
 def spectral_adapter(rank: int = 8, form: str = "additive", first: int = 0) -> Adaptation:
     """The singular vectors of W themselves train, their singular values fixed.

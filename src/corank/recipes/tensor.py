@@ -43,7 +43,8 @@ def _fedpara(w: Tensor, p: dict[str, Tensor], rank: int = 8, alpha: float = 8.0)
     Paper(
         "FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated Learning",
         "2108.06098",
-        "proposition 1, for a change of the weight as in LoHa (2309.14859); start of PEFT",
+        "proposition 1 (number from memory), for a change of the weight as in LoHa (2309.14859); "
+        "start of PEFT",
         "the paper parametrises the whole weight; convolutions are taken as matrices "
         "(proposition 1, not 3)",
     ),
@@ -107,7 +108,7 @@ def _flora(w: Tensor, p: dict[str, Tensor], scale: float = 4.0, **_: Any) -> Ten
     Paper(
         "FLoRA: Low-Rank Core Space for N-dimension",
         "2405.14739",
-        "the Tucker form of section 3, start and scale of the authors' code",
+        "the Tucker form, start and scale as in the authors' code (section 3 not re-read)",
         "one rank for all modes is cut to the size of each mode",
     ),
     area="adapt",

@@ -33,7 +33,8 @@ def _vb_lora(w: Tensor, p: dict[str, Tensor], topk: int = 2, **_: Any) -> Tensor
         "VB-LoRA: Extreme Parameter Efficient Fine-Tuning with Vector Banks",
         "2405.15179",
         "equations 2 to 5 (numbers from memory); defaults of PEFT's source",
-        "the ratio of the two learning rates is from memory",
+        "the ratio of the two learning rates is from memory; files hold all logits, so that "
+        "training can go on, where the paper stores the topk weights and indices of a piece alone",
     ),
     area="adapt",
     laws=("adapter",),
@@ -93,7 +94,8 @@ def _block_lora(
 
 @method(
     Paper(
-        "Block-LoRA (few-shot classification with CLIP)",
+        "One Head Eight Arms: Block Matrix based Low Rank Adaptation for CLIP-based Few-Shot "
+        "Learning",
         "2501.16720",
         "abstract (sections not read)",
         "our reading: the down-projection is one block repeated along the input, so that its "
