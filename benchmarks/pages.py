@@ -1,4 +1,4 @@
-"""Writes the board's page and plots in `docs` from `benchmarks/results`: no figure is typed here.
+"""Writes the pages of the board and of claims from `benchmarks/results`: no figure is typed here.
 
 python -m benchmarks.pages [--results FOLDER] [--docs FOLDER]
 """
@@ -14,6 +14,7 @@ from benchmarks.board.judging import judge_board, judge_factorise, judge_imports
 from benchmarks.board.plots import plot_costs, plot_keeps
 from benchmarks.board.rows import EVERY_ALLOCATOR, LITERAL
 from benchmarks.board.summary import Entry, list_entries, number, table
+from benchmarks.claiming.page import render_claims
 from corank.registry import METHODS
 
 RESULTS = Path(__file__).parent / "results"
@@ -249,6 +250,7 @@ def main() -> None:
     page, plots = render(options.results)
     (options.docs / "plots").mkdir(parents=True, exist_ok=True)
     (options.docs / "board-compress.md").write_text(page)
+    (options.docs / "claims.md").write_text(render_claims(_read(options.results / "claims.json")))
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

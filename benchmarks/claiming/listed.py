@@ -119,9 +119,7 @@ def _rank_stabilised() -> Claim:
 
 LORA8 = digits("lora", rank=8)
 #: Runs on prose are dear, so the same ones serve all claims.
-PROSE, PROSE_FULL = (
-    looking(s, "intruders") for s in (prose("lora", rank=8), prose(FULL))
-)
+PROSE, PROSE_FULL = (looking(s, "intruders") for s in (prose("lora", rank=8), prose(FULL)))
 CUT = "cut to 2"
 CLAIMS: tuple[Claim, ...] = (
     sooner("pissa", "PiSSA", "2404.02948", "pissa"),
