@@ -56,7 +56,7 @@ def frozen(setting: Setting) -> Setting:
     return Setting(setting.task, FROZEN, steps=setting.steps)
 
 
-QUICK, USUAL, MEMORY, LANGUAGE = 20, 50, 400, 40
+QUICK, USUAL, MEMORY, LANGUAGE = 20, 50, 400, 20
 
 
 def digits(method: str, steps: int = USUAL, **parameters: Any) -> Setting:
@@ -171,7 +171,7 @@ CLAIMS: tuple[Claim, ...] = (
             pairs("mora", rank=2), pairs("lora", rank=2),
             "The paper's task too is random keys and values (identifiers), there for a language "
             "model."),
-    quality("randlora", "RandLoRA", "2502.00987", "beats LoRA at no greater size, being of full rank",
+    quality("randlora", "RandLoRA", "2502.00987", "beats LoRA at no greater size, by its full rank",
             "better", pairs("randlora", rank=64), pairs("lora", rank=2),
             "On the task of memory, where rank matters most."),
     *(
