@@ -19,7 +19,8 @@ e its standard error: the deviation over seeds, pooled over both sides, times sq
 claim of "better" has held if d > {ERRORS:g} e, has not held if d < -{ERRORS:g} e, and is within
 noise between. A claim of "close" allows for a margin m, {SHARE:.0%} of what the second side gains
 over the untrained model: it has held if d - {ERRORS:g} e > -m, has not held if
-d + {ERRORS:g} e < -m, and is within noise between."""
+d + {ERRORS:g} e < -m, and is within noise between. The errors allow for seeds only, not for the
+grid of rates nor for the choice of tasks; of so many verdicts some are chance."""
 
 
 @dataclass(frozen=True)

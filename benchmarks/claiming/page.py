@@ -21,7 +21,8 @@ These are very small models and very short runs: a verdict tells what happens at
 says little about the scale that the paper writes of. "Not held" here does not refute a paper.
 
 - **digits**: a convolutional network that knows upright digits learns them turned by a quarter;
-  "kept" is its accuracy on the upright ones afterwards. The inner layers are adapted.
+  "kept" is its accuracy on the upright ones afterwards. The three inner layers are adapted; full
+  fine-tuning trains everything.
 - **prose**: the small LLaMA of `benchmarks/reference`, trained on code, learns prose; "kept" is the
   negative loss on code.
 - **pairs**: a network of three {WIDTH} x {VALUES} weights that knows {PAIRS} random keys' values
@@ -31,8 +32,9 @@ Training is Adam without weight decay, the rate falling linearly to 0. Each side
 of the grid with the lowest loss on tuning rows (of pairs: on pairs of their own) after the same
 number of steps, with a seed that no figure is made with: {{grids}}. "Loss" is the cross-entropy on
 evaluation rows after the given steps. A star marks a rate at the grid's edge, where a better one
-may lie beyond. Both sides see the same batches for a seed; parameters that are not given are the
-defaults. ± is the deviation over seeds."""
+may lie beyond. Both sides see the same batches for a seed. Parameters that are not given are the
+defaults: apart from the rate nothing is tuned, neither scales nor schedules that were made for
+larger models and longer runs. ± is the deviation over seeds."""
 
 
 def render_claims(results: dict[str, Any]) -> str:

@@ -21,8 +21,8 @@ from benchmarks.tuning.measure import FROZEN, FULL, GRADIENTS, train
 from benchmarks.tuning.tasks import TASKS, Digits, Task
 
 GRIDS = {
-    "digits": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-    "pairs": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "digits": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    "pairs": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
     "prose": (1e-3, 3e-3, 1e-2),
 }
 SEEDS = {"digits": (0, 1, 2, 3, 4), "pairs": (0, 1, 2, 3, 4), "prose": (0, 1, 2)}
@@ -111,20 +111,17 @@ def prepare(task: Task, setting: Setting, seed: int) -> nn.Module:
     return model
 
 
-def choose_rate(setting: Setting) -> tuple[float, dict[float, float]]:
-    """The rate of the grid with the lowest loss on the tuning rows, and what each reached."""
-    reached = {}
+def tune(setting: Setting, rate: float) -> float:
+    """The loss on the tuning rows after training at that rate; infinite if it diverges."""
     task = task_of(setting, TUNING_SEED)
-    for rate in GRIDS[setting.task]:
-        try:
-            model = prepare(task, setting, TUNING_SEED)
-            train(task, model, rate, TUNING_SEED)
-            reached[rate] = tuning_loss(task, model)
-        except corank.errors.SiteError as error:
-            if "NaN or infinite" not in str(error):
-                raise
-            reached[rate] = float("inf")
-    return min(reached, key=lambda rate: reached[rate]), reached
+    try:
+        model = prepare(task, setting, TUNING_SEED)
+        train(task, model, rate, TUNING_SEED)
+        return tuning_loss(task, model)
+    except corank.errors.SiteError as error:
+        if "NaN or infinite" not in str(error):
+            raise
+        return float("inf")
 
 
 def measure(setting: Setting, rate: float, seed: int) -> dict[str, Any]:
@@ -146,18 +143,25 @@ def measure(setting: Setting, rate: float, seed: int) -> dict[str, Any]:
     return {"trainable": trainable, "measures": measures}
 
 
+def choose_rate(setting: Setting, results: Results) -> float:
+    """The rate of the grid with the lowest loss on the tuning rows; tries those not yet tried."""
+    key, reached = setting.tuning_key, {}
+    if results.has("rates", key):
+        reached = dict(results.get("rates", key)["tuned"])
+    missing = [rate for rate in GRIDS[setting.task] if rate not in reached]
+    for rate in missing:
+        reached[rate] = tune(setting, rate)
+    best = min(reached, key=lambda rate: reached[rate])
+    if missing:
+        results.add("rates", {"key": key, "rate": best, "tuned": sorted(reached.items())})
+    return best
+
+
 def make(setting: Setting, results: Results) -> None:
-    """Tune the rate and run the seeds that are not there yet."""
-    tuned = setting.rate_of or setting
-    rate = 0.0
-    if setting.method != FROZEN:
-        if not results.has("rates", tuned.tuning_key):
-            rate, reached = choose_rate(tuned)
-            row = {"key": tuned.tuning_key, "rate": rate, "tuned": sorted(reached.items())}
-            results.add("rates", row)
-        rate = results.get("rates", tuned.tuning_key)["rate"]
-    seeds = SEEDS[setting.task]
-    for seed in seeds[:1] if setting.method == FROZEN else seeds:
+    """Tune the rate and run the seeds that are not there yet, or are there at another rate."""
+    untrained = setting.method == FROZEN
+    rate = 0.0 if untrained else choose_rate(setting.rate_of or setting, results)
+    for seed in SEEDS[setting.task][: 1 if untrained else None]:
         key = f"{setting.key}, seed {seed}"
-        if not results.has("runs", key):
+        if not results.has("runs", key) or results.get("runs", key)["rate"] != rate:
             results.add("runs", {"key": key, "rate": rate} | measure(setting, rate, seed))

@@ -113,7 +113,7 @@ def test_a_claim_is_run_once_and_judged(tried, monkeypatch):
     claim, path = tried
     written = path.read_text()
     monkeypatch.setattr(runs, "measure", None)
-    monkeypatch.setattr(runs, "choose_rate", None)
+    monkeypatch.setattr(runs, "tune", None)
     for setting in claim.settings:
         runs.make(setting, Results(path))
     assert path.read_text() == written
@@ -121,6 +121,16 @@ def test_a_claim_is_run_once_and_judged(tried, monkeypatch):
     assert len(first.values) == len(second.values) == 2
     assert first.trainable < second.trainable
     assert verdict in (judging.HELD, judging.NOT_HELD, judging.NOISE)
+
+
+def test_a_wider_grid_tries_the_new_rates_only_and_repeats_runs_at_another_rate(tried, monkeypatch):
+    claim, path = tried
+    setting, asked = claim.first.setting, []
+    monkeypatch.setitem(runs.GRIDS, "digits", (1e-3, 1e-2, 2e-2))
+    monkeypatch.setattr(runs, "tune", lambda _, rate: asked.append(rate) or -1.0)
+    runs.make(setting, Results(path))
+    assert asked == [2e-2]
+    assert Results(path).get("runs", f"{setting.key}, seed 0")["rate"] == 2e-2
 
 
 def test_a_claim_with_a_seed_missing_is_not_judged(tried):
