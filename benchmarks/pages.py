@@ -14,6 +14,7 @@ from benchmarks.board.judging import judge_board, judge_factorise, judge_imports
 from benchmarks.board.plots import plot_costs, plot_keeps
 from benchmarks.board.rows import EVERY_ALLOCATOR, LITERAL
 from benchmarks.board.summary import Entry, list_entries, number, table
+from benchmarks.claiming.page import render_claims
 from corank.registry import METHODS
 
 RESULTS = Path(__file__).parent / "results"
@@ -274,6 +275,8 @@ def main() -> None:
     (options.docs / "plots").mkdir(parents=True, exist_ok=True)
     for name, page in pages.items():
         (options.docs / name).write_text(page)
+    if claims := _read(options.results / "claims.json"):
+        (options.docs / "claims.md").write_text(render_claims(claims))
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

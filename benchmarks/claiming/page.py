@@ -1,0 +1,73 @@
+"""The page of claims, from what was measured: no figure is typed here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.board.summary import number, table
+from benchmarks.claiming.judging import RULE, Figure, judge
+from benchmarks.claiming.listed import CLAIMS, Claim
+from benchmarks.claiming.pairs import PAIRS, VALUES, WIDTH
+from benchmarks.claiming.runs import GRIDS, SEEDS
+
+INTRODUCTION = f"""\
+# Claims of papers, tried small
+
+For each adapter whose paper's headline claim can be tried in seconds: what the paper says, what was
+measured here, and whether it held. `python -m benchmarks.claims` measures and
+`python -m benchmarks.pages` writes this page from `benchmarks/results/claims.json`.
+
+These are very small models and very short runs: a verdict tells what happens at this scale, and
+says little about the scale that the paper writes of. "Not held" here does not refute a paper.
+
+- **digits**: a convolutional network that knows upright digits learns them turned by a quarter;
+  "kept" is its accuracy on the upright ones afterwards. The three inner layers are adapted; full
+  fine-tuning trains everything.
+- **prose**: the small LLaMA of `benchmarks/reference`, trained on code, learns prose; "kept" is the
+  negative loss on code.
+- **pairs**: a network of three {WIDTH} x {VALUES} weights that knows {PAIRS} random keys' values
+  learns {PAIRS} others: pure memory, so it is asked what it was trained on.
+
+Training is Adam without weight decay, the rate falling linearly to 0. Each side's rate is the one
+of the grid with the lowest loss on tuning rows (of pairs: on pairs of their own) after the same
+number of steps, with a seed that no figure is made with: {{grids}}. "Loss" is the cross-entropy on
+evaluation rows after the given steps. A star marks a rate at the grid's edge, where a better one
+may lie beyond. Both sides see the same batches for a seed. Parameters that are not given are the
+defaults: apart from the rate nothing is tuned, neither scales nor schedules that were made for
+larger models and longer runs. ± is the deviation over seeds."""
+
+
+def render_claims(results: dict[str, Any]) -> str:
+    """The page."""
+    grids = "; ".join(
+        f"{task} {', '.join(f'{rate:g}' for rate in grid)} ({len(SEEDS[task])} seeds)"
+        for task, grid in GRIDS.items()
+    )
+    judged = [(claim, found) for claim in CLAIMS if (found := judge(claim, results))]
+    parts = [INTRODUCTION.format(grids=grids), f"## The rule\n\n{RULE}", "## Verdicts"]
+    parts += [table(
+        ["paper", "claim", "task", "steps", "measured", "first side", "second side", "verdict"],
+        [_row(claim, *found) for claim, found in judged],
+    )]  # fmt: skip
+    counted = [found[2] for _, found in judged]
+    parts += [", ".join(f"{counted.count(v)} {v}" for v in dict.fromkeys(sorted(counted))) + "."]
+    if notes := [f"- {c.paper} ({c.key}): {c.note}" for c, _ in judged if c.note]:
+        parts += ["## Notes", "\n".join(notes)]
+    if missing := [c for c in CLAIMS if not judge(c, results)]:
+        parts += ["## Not tried", "\n".join(f"- {c.paper} ({c.key}): {c.says}" for c in missing)]
+    versions = sorted(results.get("environment", {}).items())
+    parts += ["## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in versions)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(claim: Claim, first: Figure, second: Figure, verdict: str) -> list[str]:
+    setting = claim.first.setting
+    paper = f"[{claim.paper}](https://arxiv.org/abs/{claim.arxiv})"
+    measured = claim.first.measure + (" (difference)" if claim.first.less else "")
+    sides = [
+        f"{side.setting.label}: {number(f.mean)} ± {number(f.deviation)}; "
+        f"{f.trainable} trained, rate {f.rate:g}{'*' if f.at_edge else ''}"
+        for side, f in ((claim.first, first), (claim.second, second))
+    ]
+    says = f"{claim.says} ({claim.kind})"
+    return [paper, says, setting.task, str(setting.steps), measured, *sides, verdict]
