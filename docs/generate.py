@@ -10,6 +10,7 @@ METHODS = Path(__file__).with_name("methods.md")
 TITLES = {
     "compress": "Compress: `corank.compress(model, key, ...)`",
     "analyze": "Analyze: probes",
+    "optimize": "Optimise: classes of `corank.optim`",
     "linalg": "Linear algebra: functions of `corank.linalg`",
 }
 

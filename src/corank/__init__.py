@@ -1,6 +1,6 @@
 """Low-rank and structured weights for PyTorch: shrink, adapt, heal, save and look inside."""
 
-from . import adapters, losses, settings
+from . import adapters, losses, optim, settings
 from . import methods as _recipes  # noqa: F401  (first: the function below takes its name)
 from .adapters import controller
 from .healing import heal
@@ -31,6 +31,7 @@ __all__ = [
     "losses",
     "merge",
     "methods",
+    "optim",
     "save",
     "save_adapter",
     "settings",
