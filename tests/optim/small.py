@@ -20,15 +20,33 @@ OPTIONS = {
     "apollo": {"rank": 4, "every": 5},
     "fira": {"rank": 4, "every": 5},
     "frugal": {"density": 0.25, "every": 5, "rest_scale": 0.1},
+    "coap": {"rank": 4, "every": 3, "anew": 2},
+    "dct_adamw": {"rank": 4},
+    "flora_optim": {"rank": 6, "every": 12, "lr": 0.003},
     "galore": {"rank": 4, "every": 5},
+    "galore_plus": {"rank": 4, "every": 5, "residual": 0.1},
+    "gradnormlorp": {"rank": 4, "every": 5},
+    "grass": {"rank": 4, "every": 5},
+    "online_subspace_descent": {"rank": 4, "rate": 0.5},
+    "qgalore": {"rank": 4, "every": 5},
+    "subset_norm_momentum": {"rank": 4, "every": 5, "lr": 0.1},
 }
 
-#: State in numbers of a matrix (a, b), a <= b, at rank 4, by the paper's formula; indices count 1.
+#: State in numbers of four bytes of a matrix (a, b), a <= b, at rank r, by the formula.
 NUMBERS = {
     "apollo": lambda a, b, r: 2 * r * b + 1,
     "fira": lambda a, b, r: a * r + 2 * r * b + 1,
     "frugal": lambda a, b, r: a * round(a / 4) + 2 * round(a / 4) * b,
+    "coap": lambda a, b, r: a * r + 2 * r * b,
+    "dct_adamw": lambda a, b, r: 2 * r * b + r,
+    "flora_optim": lambda a, b, r: 6 * b + a + b,
     "galore": lambda a, b, r: a * r + 2 * r * b,
+    "galore_plus": lambda a, b, r: a * r + 2 * r * b + 3 * round(a * b / 10),
+    "gradnormlorp": lambda a, b, r: a * r + 2 * r * b,  # and two numbers a row of the parameter
+    "grass": lambda a, b, r: 2 * r * b + r,
+    "online_subspace_descent": lambda a, b, r: 3 * a * r + 2 * r * b,
+    "qgalore": lambda a, b, r: -(-a * r // 256) * (256 / 8 + 1) + 2 * r * b + 5,
+    "subset_norm_momentum": lambda a, b, r: a * r + r * b + a,
 }
 
 SHAPES = {"tall": (24, 10), "wide": (10, 24), "square": (16, 16)}

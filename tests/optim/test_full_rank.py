@@ -62,7 +62,7 @@ def test_apollo_is_its_equation(by):
     optimizer = corank.optim.APOLLO([weight], 1.0, rank=3, scale=4.0, by=by, growth=1e9, seed=5)
     path = moved(optimizer, weight, grads)
     basis = seeded(at_most(3), lambda state, now: False)
-    now = Now(1, 0, 1, {"seed": 5}, weight, False)
+    now = Now(1, 0, 1, {"seed": 5}, weight)
     p = basis.frame(grads[0], {"drawn": 1}, now).up(torch.eye(3))
     assert p.square().mean().item() == pytest.approx(1 / 3, rel=0.6)
     rs = [p.T @ x for x in grads]

@@ -44,6 +44,9 @@ class Lift:
 def conjugate(inner: Transform, basis: Basis, lift: Lift, carry: Carry = "rotate") -> Transform:
     """`inner` in the space that `basis` spans, brought back by `lift`.
 
+    The shorter side is projected: gradients of tall and square matrices from the right (they are
+    transposed before anything else), of wide ones from the left.
+
     carry: on a refresh the inner state is rotated to the new basis, kept as it is, or reset (its
         count of steps too).
     """
@@ -53,10 +56,12 @@ def conjugate(inner: Transform, basis: Basis, lift: Lift, carry: Carry = "rotate
         return like.new_empty(*like.shape[:-2], rank, like.shape[-1])
 
     def start(like: Tensor) -> State:
+        like = _shorter_first(like)
         since = {"since": 0} if carry == "reset" else {}
         return since | basis.start(like) | inner.start(small_like(like)) | lift.start(like)
 
     def update(x: Tensor, state: State, now: Now) -> tuple[Tensor, State]:
+        whole, x = x, _shorter_first(x)
         if now.step == 1 or basis.due(state, now):
             old = basis.frame(x, state, now) if now.step > 1 and carry == "rotate" else None
             state = _stored_as(state, basis.refresh(x, state, now))
@@ -69,9 +74,14 @@ def conjugate(inner: Transform, basis: Basis, lift: Lift, carry: Carry = "rotate
         r = frame.down(x)
         inside = now if carry != "reset" else replace(now, step=now.step - state["since"])
         small, state = inner.update(r, state, inside)
-        return lift.up(small, r, x, frame, state, now)
+        out, state = lift.up(small, r, x, frame, state, now)
+        return (out if whole is x else out.mT), state
 
     return Transform(start, update)
+
+
+def _shorter_first(x: Tensor) -> Tensor:
+    return x.mT if x.shape[-2] >= x.shape[-1] else x
 
 
 def _stored_as(before: State, after: State) -> State:

@@ -41,7 +41,7 @@ def fira(
     carry: Carry = "rotate",
     stagger: bool = True,
 ) -> Transform:
-    """GaLore plus the rest of the gradient, its columns lengthened as Adam lengthens the projected."""
+    """GaLore plus the rest of the gradient, its columns scaled as Adam scales the projected."""
     require_basis(basis)
     require_at_least(1, growth=growth)
     found = BASES[basis](at_most(rank), each(every, stagger))

@@ -93,7 +93,7 @@ def muon() -> Transform:
         for _ in range(5):
             gram = x @ x.mT
             x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
-        return (x.mT if tall else x) * math.sqrt(max(1.0, g.shape[-2] / g.shape[-1]))
+        return x.mT if tall else x
 
     return _averaging(direction, corrected=True)
 

@@ -5,11 +5,15 @@ u is the projected gradient r after the inner optimiser; P u brings it up; x - P
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from .conjugate import Lift
 from .frames import Frame
+from .inner import adam
 from .transform import Now, State
 
 _TINY = 1e-30
@@ -94,3 +98,36 @@ def rescaled(scale: float, growth: float, by_column: bool) -> Lift:
         return _limited(scale * _gains(u, r, by_column) * x, growth, state)
 
     return Lift(up, _start)
+
+
+def sparse_rest(scale: float, share: float, due: Callable[[State, Now], bool]) -> Lift:
+    """scale * (P u + Adam of the rest's largest entries) (GaLore+).
+
+    The entries, a `share` of all, are chosen anew when `due`; their moments then start at zero.
+    """
+
+    def count(like: Tensor) -> int:
+        return max(1, round(share * like.shape[-2] * like.shape[-1]))
+
+    inner = adam("rest_avg")
+
+    def start(like: Tensor) -> State:
+        shape = (*like.shape[:-2], count(like))
+        places = torch.zeros(shape, dtype=torch.int32, device=like.device)
+        return {"places": places, "chosen": 0} | inner.start(like.new_zeros(shape))
+
+    def up(
+        u: Tensor, r: Tensor, x: Tensor, frame: Frame, state: State, now: Now
+    ) -> tuple[Tensor, State]:
+        rest = (x - frame.up(r)).flatten(-2)
+        if now.step == 1 or due(state, now):
+            places = rest.abs().topk(count(x), dim=-1).indices.sort(-1).values
+            fresh = inner.start(state["rest_avg"])
+            state = state | fresh | {"places": places.int(), "chosen": now.step - 1}
+        places = state["places"].long()
+        own = replace(now, step=now.step - state["chosen"])
+        step, state = inner.update(rest.gather(-1, places), state, own)
+        whole = frame.up(u).flatten(-2).scatter_add_(-1, places, step).view_as(x)
+        return whole.mul_(scale), state
+
+    return Lift(up, start)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..errors import unknown
 from .groups import groups
 from .inner import adam
-from .matrices import as_matrix, as_parameter, is_turned
+from .matrices import as_matrix
 from .transform import Now, State, Transform
 
 _COMMON = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "seed": 0}
@@ -53,7 +53,9 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         group = self.param_groups[-1]
         try:
             _require_sound(group)
-            self._transform(group)
+            transform = self._transform(group)
+            for p in group["params"]:
+                fresh_state(p.to("meta"), group, transform)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -87,20 +89,19 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         self, p: Tensor, group: dict[str, Any], whole: Transform, slot: int | None, slots: int
     ) -> None:
         dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
-        x, weight, chosen, turned = p.grad.to(dtype), p, adam(), False  # type: ignore[union-attr]
+        x, weight, chosen = p.grad.to(dtype), p, adam()  # type: ignore[union-attr]
         if slot is not None:
-            turned, chosen = is_turned(p, group), whole
-            x, weight = as_matrix(x, group), as_matrix(p, group)
+            x, weight, chosen = as_matrix(x, group), as_matrix(p, group), whole
         state = self.state[p]
         if not state:
             state.update(fresh_state(p, group, whole))
         state["step"] += 1
-        now = Now(state["step"], slot or 0, slots, group, weight, turned)
+        now = Now(state["step"], slot or 0, slots, group, weight)
         direction, following = chosen.update(x, dict(state), now)
         state.update(following)
         lr = float(group["lr"])
         p.mul_(1 - lr * group["weight_decay"])
-        p.add_(as_parameter(direction, p, group) if slot is not None else direction, alpha=-lr)
+        p.add_(direction.reshape(p.shape), alpha=-lr)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but with every tensor in the type that it was saved in."""

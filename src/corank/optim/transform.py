@@ -22,8 +22,7 @@ class Now:
     slot: int  #: the parameter's place among those that are projected
     slots: int  #: how many are projected
     options: Mapping[str, Any]  #: its group: betas, eps ...
-    weight: Tensor  #: the parameter, of the gradient's shape
-    turned: bool  #: whether the matrix here is the transpose of the parameter's
+    weight: Tensor  #: the parameter, of the whole gradient's shape
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """Seeded from the group's seed, the slot, what it is for and when."""
