@@ -69,7 +69,8 @@ def conjugate(inner: Transform, basis: Basis, lift: Lift, carry: Carry = "rotate
                 change = turn(basis.frame(x, state, now), old, x, basis.rank(x.shape[-2]))
                 state = inner.carry(state, change)
             if carry == "reset":
-                state = state | inner.start(small_like(x)) | {"since": now.step - 1}
+                fresh = _stored_as(state, inner.start(small_like(x)))
+                state = state | fresh | {"since": now.step - 1}
         frame = basis.frame(x, state, now)
         r = frame.down(x)
         inside = now if carry != "reset" else replace(now, step=now.step - state["since"])
