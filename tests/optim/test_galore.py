@@ -244,3 +244,20 @@ def test_the_module_is_not_needed_for_the_state():
     buffer = io.BytesIO()
     torch.save(optimizer.state_dict(), buffer)
     assert b"corank" not in buffer.getvalue()
+
+
+def test_the_rest_of_a_singular_value_decomposition_is_let_go():
+    weight, loss = problem((24, 16))
+    optimizer = corank.optim.GaLore([weight], rank=4, basis="svd")
+    run(optimizer, weight, loss, 1)
+    assert optimizer.state[weight]["basis"].untyped_storage().nbytes() == 4 * 16 * 4
+
+
+def test_a_warm_start_keeps_what_was_found():
+    g = torch.Generator().manual_seed(2)
+    u, v = (torch.linalg.qr(torch.randn(60, 60, generator=g)).Q for _ in range(2))
+    x = u * torch.linspace(1, 0.9, 60) @ v.T  # so flat that a cold start cannot tell
+    cold, warm = (bases.subspace_iteration(x, old, 4, g) for old in (None, u[:, :4]))
+    held = [(p.T @ u[:, :4]).norm().item() for p in (cold, warm)]
+    assert held[0] < 1.5
+    assert held[1] > 1.9
