@@ -11,6 +11,7 @@ TITLES = {
     "adapt": "Adapt: `corank.adapt(model, key, ...)`",
     "compress": "Compress: `corank.compress(model, key, ...)`",
     "analyze": "Analyze: probes",
+    "optimize": "Optimise: classes of `corank.optim`",
     "linalg": "Linear algebra: functions of `corank.linalg`",
 }
 

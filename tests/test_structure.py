@@ -19,8 +19,8 @@ SOURCE = Path(corank.__file__).parent
 #: Lowest first: a room may import from those before it.
 ROOMS = [
     "version", "errors", "losses", "linalg", "operators", "layers", "models", "calibration",
-    "metrics", "rewrites", "allocation", "probes", "control", "registry", "adapters", "healing",
-    "report", "engine", "io", "plugin", "settings", "recipes", "training", "verbs", "cli",
+    "metrics", "rewrites", "allocation", "probes", "control", "registry", "optim", "adapters",
+    "healing", "report", "engine", "io", "plugin", "settings", "recipes", "training", "verbs", "cli",
     "__init__", "__main__",
 ]  # fmt: skip
 

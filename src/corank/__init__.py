@@ -9,7 +9,7 @@ from .plugin import register_with_transformers
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import adapters, losses, settings
+    from . import adapters, losses, optim, settings
     from .adapters import controller
     from .healing import heal
     from .io import load, load_adapter, save, save_adapter, stream
@@ -31,6 +31,7 @@ __all__ = [
     "losses",
     "merge",
     "methods",
+    "optim",
     "save",
     "save_adapter",
     "settings",
@@ -45,7 +46,7 @@ _HOMES = {
 }  # fmt: skip
 _ROOMS = (
     "adapters", "allocation", "calibration", "control", "engine", "errors", "healing", "io",
-    "layers", "linalg", "losses", "metrics", "models", "operators", "probes", "recipes",
+    "layers", "linalg", "losses", "metrics", "models", "operators", "optim", "probes", "recipes",
     "registry", "report", "rewrites", "settings", "training", "verbs",
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Recipes: every method as a short composition, one file per family."""
 
+from .. import optim  # noqa: F401  (its classes register themselves)
 from . import (
     analysis,
     bases,

@@ -1,0 +1,36 @@
+"""Which parameters of a model are projected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..models import Targets, find_sites
+
+
+def groups(
+    model: nn.Module, targets: Targets = "all-linear", **options: Any
+) -> list[dict[str, Any]]:
+    """Parameter groups of a model: the weights of `targets`, fused experts, and all the rest.
+
+    targets: as `corank.adapt`'s; by default linear layers, but no embeddings, norms or heads.
+    options: of the projected groups, such as rank.
+    Frozen parameters are left out; a tied weight goes where its first name does.
+    """
+    trained = {id(p): p for p in model.parameters() if p.requires_grad}
+    flat: list[nn.Parameter] = []
+    stacks: list[nn.Parameter] = []
+    for site in find_sites(model, targets):
+        if any(isinstance(model.get_submodule(name), nn.Embedding) for name in site.tied):
+            continue
+        owner = model.get_submodule(site.path)
+        for weight in owner.parameters(recurse=False) if site.kind == "expert" else (owner.weight,):
+            if isinstance(weight, nn.Parameter) and weight.ndim > 1 and id(weight) in trained:
+                (stacks if site.kind == "expert" else flat).append(trained.pop(id(weight)))
+    made = [
+        {"params": flat, "project": True, **options},
+        {"params": stacks, "project": True, "stack": True, **options},
+        {"params": list(trained.values()), "project": False},
+    ]
+    return [group for group in made if group["params"]]

@@ -1,0 +1,74 @@
+"""What becomes of a gradient on its way to an update: functions over a state of tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+#: Named tensors and plain numbers, nothing else: what `torch.load(weights_only=True)` reads.
+State: TypeAlias = "dict[str, Any]"
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where a parameter stands when its gradient is transformed."""
+
+    step: int  #: this step's number among the parameter's own, from 1
+    slot: int  #: the parameter's place among those that are projected
+    slots: int  #: how many are projected
+    options: Mapping[str, Any]  #: its group: betas, eps ...
+    weight: Tensor  #: the parameter, of the whole gradient's shape
+
+    def generator(self, purpose: str, epoch: int) -> torch.Generator:
+        """Seeded from the group's seed, the slot, what it is for and when."""
+        text = f"{self.options.get('seed', 0)}:{self.slot}:{purpose}:{epoch}"
+        digest = hashlib.sha256(text.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _as_it_was(state: State, turn: Tensor) -> State:
+    return state
+
+
+@dataclass(frozen=True)
+class Transform:
+    """`start(like)` is the state before the first gradient, known on the meta device too.
+
+    `update(gradient, state, now)` gives the direction to descend along and the next state; it may
+    overwrite the tensors of the state that it is given, never the gradient. `carry(state, turn)`
+    is the state after a change of coordinates that takes a gradient R to turn @ R.
+    """
+
+    start: Callable[[Tensor], State]
+    update: Callable[[Tensor, State, Now], tuple[Tensor, State]]
+    carry: Callable[[State, Tensor], State] = _as_it_was
+
+
+def chain(*transforms: Transform) -> Transform:
+    """The transforms in turn, each over what the one before it gives."""
+
+    def start(like: Tensor) -> State:
+        state: State = {}
+        for transform in transforms:
+            own = transform.start(like)
+            if clash := state.keys() & own.keys():
+                raise ValueError(f"two transforms of a chain keep state called {sorted(clash)}")
+            state |= own
+        return state
+
+    def update(x: Tensor, state: State, now: Now) -> tuple[Tensor, State]:
+        for transform in transforms:
+            x, state = transform.update(x, state, now)
+        return x, state
+
+    def carry(state: State, turn: Tensor) -> State:
+        for transform in transforms:
+            state = transform.carry(state, turn)
+        return state
+
+    return Transform(start, update, carry)
