@@ -20,8 +20,8 @@ SOURCE = Path(corank.__file__).parent
 ROOMS = [
     "version", "errors", "losses", "linalg", "operators", "layers", "models", "calibration",
     "metrics", "rewrites", "allocation", "probes", "control", "registry", "optim", "adapters",
-    "healing", "report", "engine", "io", "plugin", "settings", "recipes", "training", "verbs", "cli",
-    "__init__", "__main__",
+    "healing", "report", "engine", "io", "plugin", "settings", "recipes", "training", "verbs",
+    "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -56,6 +56,8 @@ def render_board(board: dict[str, Any], speeds: dict[str, Any]) -> tuple[str, di
             parts += [f"## {task.name}", f"![{task.quality}](plots/adapt-{task.name}.svg)"]
             parts += _tables(entries, task)
             parts += _errors(list_errors(rows))
+        else:
+            parts += [f"## {task.name}", "Not measured yet."]
     parts += _speeds(speeds)
     return "\n\n".join([*parts, _environment(board)]) + "\n", plots
 
