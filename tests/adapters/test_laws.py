@@ -30,15 +30,35 @@ MATRICES = [m for m in METHODS if "plain_module" not in m.laws]
 every = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.key)
 every_matrix = pytest.mark.parametrize("method", MATRICES, ids=lambda m: m.key)
 
-fixed = pytest.mark.parametrize(
-    "method", [m for m in METHODS if "chooses" not in m.laws], ids=lambda m: m.key
-)
-
 
 def law(name):
     found = [m for m in METHODS if name in m.laws]
     return pytest.mark.parametrize("method", found, ids=lambda m: m.key)
 
+
+#: Forms besides the default one: their equation, count and start are tested as well.
+FORMS = [
+    ("bone", {"variant": "miss"}),
+    ("dota", {"order": 2}),
+    ("lift", {"interval": None}),
+    ("lokr", {"rank": 2}),
+    ("lokr", {"rank": 1, "decompose_both": True}),
+    ("salt", {"rectify": False}),
+    ("shears", {"sparsity": 0.0}),
+    ("spectral_adapter", {"form": "rotational", "first": 2}),
+    ("surm", {"kind": "kronecker", "rank": 4}),
+    ("surm", {"kind": "ldr", "rank": 2, "scale": 0.5}),
+    ("surm", {"kind": "toeplitz"}),
+    ("svft", {"pattern": "plain"}),
+    ("svft", {"pattern": "random", "rank": 6}),
+    ("svft", {"pattern": "top_k"}),
+    ("tensorpoly", {"routing": "order"}),
+    ("wara", {"wavelet": "db2"}),
+]
+
+#: Forms that start at W, of methods that do not by default.
+AT_W = {"fourierft": {"init_weights": True}, "lora_xs": {"std": 0.0}, "edora": {"std": 0.0},
+        "shears": {"sparsity": 0.0}, "tensorpoly": {"zero_start": True}}  # fmt: skip
 
 X = batches(1)[0]
 
@@ -51,10 +71,17 @@ def test_is_documented(method):
     assert method.summary.endswith(".")
 
 
-@law("preserves")
-def test_the_function_is_unchanged_at_the_start(method):
+PRESERVING = [
+    *((m.key, {}) for m in METHODS if "preserves" in m.laws),
+    *(form for form in FORMS if form[0] not in AT_W),
+    *AT_W.items(),
+]
+
+
+@pytest.mark.parametrize(("key", "form"), PRESERVING, ids=lambda part: str(part or ""))
+def test_the_function_is_unchanged_at_the_start(key, form):
     before = small_model()(X)
-    model, _ = adapt(method)
+    model, _ = adapt(corank.registry.find_method(key), **form)
     torch.testing.assert_close(model(X), before)
 
 
@@ -107,25 +134,6 @@ def test_only_its_leaves_train_and_each_does(method):
         assert all(torch.equal(now[n], was) for n, was in frozen.items())
 
 
-#: Forms besides the default one, whose equations are others.
-FORMS = [
-    ("bone", {"variant": "miss"}),
-    ("dota", {"order": 2}),
-    ("lift", {"interval": None}),
-    ("lokr", {"rank": 2}),
-    ("lokr", {"rank": 1, "decompose_both": True}),
-    ("salt", {"rectify": False}),
-    ("shears", {"sparsity": 0.0}),
-    ("spectral_adapter", {"form": "rotational", "first": 2}),
-    ("surm", {"kind": "kronecker", "rank": 4}),
-    ("surm", {"kind": "ldr", "rank": 2, "scale": 0.5}),
-    ("surm", {"kind": "toeplitz"}),
-    ("svft", {"pattern": "plain"}),
-    ("svft", {"pattern": "random", "rank": 6}),
-    ("svft", {"pattern": "top_k"}),
-    ("tensorpoly", {"routing": "order"}),
-    ("wara", {"wavelet": "db2"}),
-]
 EQUATIONS = [(m.key, {}) for m in METHODS if m.equation] + FORMS
 
 
@@ -148,9 +156,12 @@ def test_value_and_gradient_are_the_papers(key, form):
             torch.testing.assert_close(a, b)
 
 
-@fixed
-def test_counts_are_the_papers(method):
-    model, report = adapt(method)
+COUNTED = [(m.key, {}) for m in METHODS if "chooses" not in m.laws] + FORMS
+
+
+@pytest.mark.parametrize(("key", "form"), COUNTED, ids=lambda part: str(part or ""))
+def test_counts_are_the_papers(key, form):
+    model, report = adapt(corank.registry.find_method(key), **form)
     held = adapters(model)["default"]
     sites = list(held.sites.values())
     also = sum(model.get_parameter(n).numel() for n in held.also)
