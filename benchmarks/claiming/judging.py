@@ -31,6 +31,7 @@ class Figure:
     trainable: int
     rate: float
     at_edge: bool
+    learned: tuple[str, float]  #: how well it does the new task: accuracy, else loss
 
     @property
     def mean(self) -> float:
@@ -64,7 +65,10 @@ def figure(side: Side, results: dict[str, Any]) -> Figure | None:
     if side.less:
         values = [v - row["measures"][side.measure] for v, row in zip(values, less, strict=True)]
     rate, grid = rows[0]["rate"], GRIDS[side.setting.task]
-    return Figure(tuple(values), rows[0]["trainable"], rate, rate in (grid[0], grid[-1]))
+    name = "accuracy" if "accuracy" in rows[0]["measures"] else "loss"
+    learned = name, mean(row["measures"][name] for row in rows)
+    edge = rate in (grid[0], grid[-1])
+    return Figure(tuple(values), rows[0]["trainable"], rate, edge, learned)
 
 
 def judge(claim: Claim, results: dict[str, Any]) -> tuple[Figure, Figure, str] | None:

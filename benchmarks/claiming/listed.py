@@ -56,7 +56,7 @@ def frozen(setting: Setting) -> Setting:
     return Setting(setting.task, FROZEN, steps=setting.steps)
 
 
-QUICK, USUAL, MEMORY, LANGUAGE = 20, 50, 400, 20
+QUICK, USUAL, LONG, MEMORY, LANGUAGE = 20, 50, 400, 400, 20
 
 
 def digits(method: str, steps: int = USUAL, **parameters: Any) -> Setting:
@@ -182,12 +182,13 @@ CLAIMS: tuple[Claim, ...] = (
         Claim(
             f"dylora, {measure}", "DyLoRA", "2210.07558",
             "works at ranks below the trained one, where LoRA does not", "better",
-            Side(looking(digits("dylora", rank=8), CUT), measure),
-            Side(looking(LORA8, CUT), measure), True, f"Trained at rank 8, {note}.",
+            Side(looking(digits("dylora", LONG, rank=8), CUT), "accuracy cut"),
+            Side(looking(digits("lora", LONG, rank=8), CUT), measure), True,
+            f"Trained at rank 8 and used at rank 2: DyLoRA's first ranks with their scale, {note}.",
         )
         for measure, note in (
-            ("accuracy cut", "cut to the first 2 ranks"),
-            ("accuracy cut by SVD", "both cut to the best 2 ranks of b a, which is kinder to LoRA"),
+            ("accuracy cut", "LoRA's first ranks"),
+            ("accuracy cut by SVD", "the best of LoRA's b a"),
         )
     ),
     remembers("lora remembers", "LoRA Learns Less and Forgets Less", "2405.09673",

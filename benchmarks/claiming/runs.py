@@ -21,9 +21,9 @@ from benchmarks.tuning.measure import FROZEN, FULL, GRADIENTS, train
 from benchmarks.tuning.tasks import TASKS, Digits, Task
 
 GRIDS = {
-    "digits": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    "pairs": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    "prose": (1e-3, 3e-3, 1e-2),
+    "digits": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0),
+    "pairs": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0),
+    "prose": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
 }
 SEEDS = {"digits": (0, 1, 2, 3, 4), "pairs": (0, 1, 2, 3, 4), "prose": (0, 1, 2)}
 TUNING_SEED = 100

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from corank.adapters.record import adapted
+from corank.adapters import adapted, set_ranks
 from corank.models import find_sites
 from corank.operators import LowRank
 
@@ -46,15 +46,23 @@ def _pairs(
 
 @torch.no_grad()
 def cut_ranks(model: nn.Module, rank: int, best: bool) -> None:
-    """Keep `rank` of every adapter's b a, in place: the first ones, or the best (by an SVD)."""
-    for weight in adapted(model).values():
-        for op in weight.modules():
-            if not isinstance(op, LowRank):
-                continue
-            if best:
-                u, s, vh = torch.linalg.svd(op.b @ op.a, full_matrices=False)
-                ranks = op.b.shape[1]
-                op.b.copy_(u[:, :ranks] * s[:ranks])
-                op.a.copy_(vh[:ranks])
-            op.b[:, rank:] = 0
+    """Keep `rank` of every adapter's b a, in place: the first ones, or the best (by an SVD).
+
+    What was trained for every rank goes to its first ones with the scale of that rank.
+    """
+    found = [(w, op) for w in adapted(model).values() for op in _products(w)]
+    if any(op.gate is not None for _, op in found):
+        set_ranks(model, rank)
+        return
+    for weight, op in found:
+        if best:
+            u, s, vh = torch.linalg.svd(op.b @ op.a, full_matrices=False)
+            ranks = op.b.shape[1]
+            op.b.copy_(u[:, :ranks] * s[:ranks])
+            op.a.copy_(vh[:ranks])
+        op.b[:, rank:] = 0
         weight.refresh()
+
+
+def _products(weight: nn.Module) -> list[LowRank]:
+    return [op for op in weight.modules() if isinstance(op, LowRank)]

@@ -77,6 +77,19 @@ def test_factors_are_cut_to_their_first_or_best_ranks(best):
     torch.testing.assert_close(kept, (u[:, :2] * s[:2]) @ vh[:2], atol=1e-4, rtol=1e-4)
 
 
+def test_dylora_is_used_at_a_rank_with_that_ranks_scale():
+    model = Pairs(0).load()
+    corank.adapt(model, "dylora", rank=8, alpha=16.0)
+    weight = next(iter(adapted(model).values()))
+    low = next(op for op in weight.modules() if type(op).__name__ == "LowRank")
+    with torch.no_grad():
+        low.b.copy_(torch.randn(low.b.shape, generator=torch.Generator().manual_seed(0)))
+    cut_ranks(model, 2, best=False)
+    added = (weight.view.dense() - weight.base.dense()).detach()
+    expected = (16.0 / 2 * low.b[:, :2] @ low.a[:2]).detach()
+    torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_pairs_of_two_seeds_have_nothing_in_common_and_the_network_knows_its_own():
     assert not torch.isclose(draw(0)[0], draw(runs.TUNING_SEED)[0]).all(1).any()
     found = Pairs(0).evaluate(Pairs(0).load())
