@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .io import load, load_adapter, save, save_adapter, stream
     from .registry import methods
     from .report import Report
-    from .verbs import adapt, analyze, compress, merge
+    from .verbs import adapt, analyze, compress, factorize, merge
 
 __all__ = [
     "Report",
@@ -25,6 +25,7 @@ __all__ = [
     "analyze",
     "compress",
     "controller",
+    "factorize",
     "heal",
     "load",
     "load_adapter",
@@ -41,8 +42,9 @@ __all__ = [
 #: Name -> the room it is in, which is imported when the name is first used.
 _HOMES = {
     "Report": "report", "adapt": "verbs", "analyze": "verbs", "compress": "verbs",
-    "controller": "adapters", "heal": "healing", "load": "io", "load_adapter": "io",
-    "merge": "verbs", "methods": "registry", "save": "io", "save_adapter": "io", "stream": "io",
+    "controller": "adapters", "factorize": "verbs", "heal": "healing",
+    "load": "io", "load_adapter": "io", "merge": "verbs", "methods": "registry",
+    "save": "io", "save_adapter": "io", "stream": "io",
 }  # fmt: skip
 _ROOMS = (
     "adapters", "allocation", "calibration", "control", "engine", "errors", "healing", "io",

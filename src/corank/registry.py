@@ -97,9 +97,28 @@ class Adaptation:
 
 
 @dataclass(frozen=True)
+class Factorization:
+    """One configured way to train a structured weight in the place of a dense one.
+
+    `rewrite(op, site)` is the operator that stands in place of the weight; leaves that train
+    require grad, and all get the weight's dtype. `count(sites)` is how many numbers train at the
+    sites by the paper's formula, known without weights; `frozen(sites)` how many frozen ones are
+    stored beside them. `prepare(sites, ops)` runs once before, over all sites, for choices made
+    between them: it leaves what it found in `site.pool`, and returns the sites to rewrite.
+    `controls` act while training.
+    """
+
+    rewrite: Rewrite
+    count: Callable[[Sequence[Site]], int]
+    frozen: Callable[[Sequence[Site]], int] = _nothing
+    prepare: Callable[[Sequence[Site], Sequence[Operator]], Sequence[Site]] | None = None
+    controls: Sequence[Control] = ()
+
+
+@dataclass(frozen=True)
 class Method:
-    """A registered method: `build(**params)` returns its Recipe, its Adaptation or, for a probe,
-    its value.
+    """A registered method: `build(**params)` returns its Recipe, its Adaptation, its Factorization
+    or, for a probe, its value.
 
     `equation(w, leaves, **params)` is the paper's line for W', written with plain tensors.
     """

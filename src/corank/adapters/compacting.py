@@ -1,4 +1,4 @@
-"""Adapters with their dead ranks physically gone."""
+"""Adapters and factorised weights with their dead ranks physically gone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from torch.optim import Optimizer
 
 from ..control import cut
 from .controller import Controller
-from .record import adapted, adapters
+from .holding import everything
+from .record import adapted
 
 
 @torch.no_grad()
 def compact(
     model: nn.Module, optimizer: Optimizer | None = None, controller: Controller | None = None
 ) -> int:
-    """Drop every rank that is masked or gated to zero from the model's adapters, in place.
+    """Drop every rank that is masked or gated to zero from what trains in the model, in place.
+
+    That is its adapters and its factorised weights.
 
     The function stays, and training goes on as if the ranks were still masked: the leaves are
     replaced in the optimiser's groups, its moments are cut along, and so is what the controller
@@ -24,15 +27,11 @@ def compact(
     follow its leaves' shapes.
     """
     trainings = {} if controller is None else {t.name: t for t in controller.trainings}
-    weights = adapted(model)
-    held = [
-        (
-            {path: w.adapter(name) for path, w in weights.items() if name in w.names},
-            trainings[name].memory if name in trainings else {},
-        )
-        for name in adapters(model)
+    found = [
+        (operators, trainings[held.name].memory if held.name in trainings else {})
+        for held, operators in everything(model)
     ]
-    dropped = cut(held, optimizer)
-    for weight in weights.values():
+    dropped = cut(found, optimizer)
+    for weight in adapted(model).values():
         weight.refresh()
     return dropped

@@ -1,4 +1,4 @@
-"""`corank.controller`: what a model's adapters do while they train."""
+"""`corank.controller`: what adapters and factorised weights do while they train."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from ..control import Control, Training
 from ..errors import SiteError
-from .active import active
 from .callback import trainer_callback
-from .record import adapted, find_adapter, is_json
+from .holding import Held, acting
+from .record import is_json
 
 #: Where an optimiser's state dict holds the controller's: load_state_dict keeps a group's entries.
 _KEY = "corank_controller"
@@ -24,7 +24,7 @@ _KEY = "corank_controller"
 
 @final
 class Controller:
-    """The behaviour of a model's active adapters while training.
+    """The behaviour of a model's active adapters and factorised weights while training.
 
     `attach(optimizer)` is all that a training loop needs: from then on every `optimizer.step()`
     adds the penalties' gradients, lets the methods look at the gradients before the step, and act
@@ -34,24 +34,17 @@ class Controller:
 
     def __init__(self, model: nn.Module, total_steps: int | None = None, seed: int = 0) -> None:
         self.model = model
-        self._parts: list[tuple[Training, tuple[Control, ...]]] = []
-        weights = adapted(model)
-        for name in active(model):
-            held = find_adapter(model, name)
-            operators = {
-                path: weight.adapter(name)
-                for path, weight in weights.items()
-                if name in weight.names
-            }
-            training = Training(model, name, held.sites, operators, total_steps)
-            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        self._parts: list[tuple[Training, Held]] = []
+        for held, operators in acting(model):
+            training = Training(model, held.name, held.sites, operators, total_steps)
+            digest = hashlib.sha256(f"{seed}:{held.name}".encode()).digest()
             training.generator.manual_seed(int.from_bytes(digest[:7], "big"))
-            self._parts.append((training, tuple(held.recipe.controls)))
+            self._parts.append((training, held))
         self._started = False
 
     @property
     def trainings(self) -> list[Training]:
-        """What the controls of each adapter see."""
+        """What the controls of each adapter, and of each group of factorised weights, see."""
         return [training for training, _ in self._parts]
 
     def attach(self, optimizer: Optimizer, penalties: bool = True) -> None:
@@ -161,12 +154,12 @@ class Controller:
         """Tensors and JSON values from which `load_state_dict` goes on exactly."""
         return {
             training.name: {
-                "made": self._made(training),
+                "made": _made(training, held),
                 "step": training.step,
                 "memory": copy.deepcopy(training.memory),
                 "generator": training.generator.get_state(),
             }
-            for training, _ in self._parts
+            for training, held in self._parts
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -178,8 +171,8 @@ class Controller:
         names = [training.name for training, _ in self._parts]
         if sorted(state) != sorted(names):
             raise ValueError(f"the state is of adapters {sorted(state)}, not {sorted(names)}")
-        for training, _ in self._parts:
-            _require_same(training.name, state[training.name]["made"], self._made(training))
+        for training, held in self._parts:
+            _require_same(training.name, state[training.name]["made"], _made(training, held))
         for training, _ in self._parts:
             saved = state[training.name]
             training.step = int(saved["step"])
@@ -190,19 +183,9 @@ class Controller:
             if control.resume is not None:
                 control.resume(training)
 
-    def _made(self, training: Training) -> dict[str, Any]:
-        """How an adapter was made, as plain JSON values."""
-        held = find_adapter(self.model, training.name)
-        sites = sorted(training.operators)
-        return {"method": held.method, "seed": held.seed, "sites": sites} | {
-            key: json.loads(json.dumps(value))
-            for key, value in held.parameters.items()
-            if is_json(value)
-        }
-
     def _each(self) -> Iterator[tuple[Training, Control]]:
-        for training, controls in self._parts:
-            for control in controls:
+        for training, held in self._parts:
+            for control in held.recipe.controls:
                 yield training, control
 
     def _add_penalty(self) -> None:
@@ -217,6 +200,16 @@ class Controller:
                 leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
 
+def _made(training: Training, held: Held) -> dict[str, Any]:
+    """How what trains was made, as plain JSON values."""
+    sites = sorted(training.operators)
+    return {"method": held.method, "seed": held.seed, "sites": sites} | {
+        key: json.loads(json.dumps(value))
+        for key, value in held.parameters.items()
+        if is_json(value)
+    }
+
+
 def _require_same(name: str, saved: dict[str, Any], here: dict[str, Any]) -> None:
     differ = sorted(key for key in {*saved, *here} if saved.get(key) != here.get(key))
     if differ:
@@ -225,7 +218,7 @@ def _require_same(name: str, saved: dict[str, Any], here: dict[str, Any]) -> Non
 
 
 def controller(model: nn.Module, total_steps: int | None = None, seed: int = 0) -> Controller:
-    """The behaviour of the model's active adapters while training; see `Controller`.
+    """What the model's active adapters and factorised weights do in training; see `Controller`.
 
     total_steps: optimiser steps planned, for methods with a schedule. seed: of what they draw.
     """

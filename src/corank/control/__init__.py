@@ -7,6 +7,7 @@ from .cutting import cut
 from .freezing import vector_freezing
 from .orthonormality import orthonormality, peak_learning_rate, trained_low_ranks
 from .reflecting import reflections_apart
+from .replacing import replace
 from .stiefel import orthogonal_krons
 from .whole import whole
 
@@ -21,6 +22,7 @@ __all__ = [
     "orthonormality",
     "peak_learning_rate",
     "reflections_apart",
+    "replace",
     "trained_low_ranks",
     "vector_freezing",
     "whole",

@@ -1,4 +1,4 @@
-"""What one method does while its adapter trains, as functions over a shared view."""
+"""What one method does while its leaves train, as functions over a shared view."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..operators import LowRank, Operator
 
 @dataclass(eq=False)
 class Training:
-    """What a control sees: one adapter's operators by site name, and what it remembers.
+    """What a control sees: the operators of one adapter, or of the weights that one call
+    factorised, by site name, and what it remembers.
 
     `memory` holds tensors and JSON values, and nothing else may be remembered: it is what a
     checkpoint stores. `step` counts optimiser steps done; `total` is how many are planned, where
@@ -34,7 +35,7 @@ class Training:
     memory: dict[str, Any] = field(default_factory=dict)
 
     def leaves(self) -> dict[str, nn.Parameter]:
-        """The adapter's own parameters that train now, by "<site>/<leaf>", each once."""
+        """The operators' own parameters that train now, by "<site>/<leaf>", each once."""
         found: dict[str, nn.Parameter] = {}
         seen: set[int] = set()
         for site, op in self.operators.items():
@@ -64,7 +65,7 @@ class Training:
         """Optimiser steps planned. Raises ValueError where the controller was not told."""
         if self.total is None:
             raise ValueError(
-                f"adapter {self.name!r} follows a schedule over the whole training: give "
+                f"{self.name!r} follows a schedule over the whole training: give "
                 "corank.controller(model, total_steps=...)"
             )
         return self.total
@@ -73,7 +74,7 @@ class Training:
         """The optimiser. Raises ValueError where the controller was not attached to one."""
         if self.optimizer is None:
             raise ValueError(
-                f"adapter {self.name!r} acts on the optimiser: call controller.attach(optimizer)"
+                f"{self.name!r} acts on the optimiser: call controller.attach(optimizer)"
             )
         return self.optimizer
 

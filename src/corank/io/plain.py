@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import FormatError
 from .adapter_record import restore_records
+from .factorized_record import restore_factorized
 from .record import read_header, require_sealed, seal, verify
 from .shards import ShardWriter
 from .skeletons import describe_model, join, rebuild, unshared_state
@@ -46,6 +47,7 @@ def load_plain(folder: Path, builder: Callable[[], nn.Module]) -> nn.Module:
     model.load_state_dict(values, strict=True, assign=True)
     join(model, skeleton, _same)
     restore_records(model, skeleton.get("adapters", ()))
+    restore_factorized(model, skeleton.get("factorized", ()))
     return model
 
 

@@ -14,6 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import FormatError
 from .adapter_record import restore_records
+from .factorized_record import restore_factorized
 from .record import read_header, require_sealed, seal, verify
 from .skeletons import (
     Places,
@@ -80,6 +81,7 @@ class CorankQuantizer(HfQuantizer):
         skeleton = self.quantization_config.skeleton
         join(model, skeleton, self.place)
         restore_records(model, skeleton.get("adapters", ()), self.place)
+        restore_factorized(model, skeleton.get("factorized", ()), self.place)
         model.is_quantized = False  # made of ordinary modules: .half() and training may go on
         return model
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters.factorized import factorized
 from ..adapters.record import adapters
 from ..errors import FormatError
 from ..layers import Convolution, Embedding, Experts, Linear
@@ -16,6 +17,7 @@ from ..models import Site, install, read
 from ..models.kinds import PROJECTIONS, is_layer
 from ..operators import Adapted, Operator, Seeded, build, describe, materialise
 from .adapter_record import describe_adapter
+from .held_record import describe_held
 from .record import FORMAT
 
 #: Where a module path of a skeleton is in a model; None if it is not there.
@@ -30,13 +32,16 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     `modules`: module path -> kind, bias and operator(s). `shared`: the name of a tensor that is
     stored under another name -> that name. `joined`: the path of an operator that is another
     one's very object -> that one's path. `transient`: values that the state dict leaves out.
-    `adapters`, where there are any: what the model remembers of them.
+    `adapters` and `factorized`, where there are any: what the model remembers of them.
     """
     # imported here: corank/__init__.py defines it and imports this module
     from ..version import __version__
 
-    records = [describe_adapter(held) for held in adapters(model).values()]
-    return ({"adapters": records} if records else {}) | {
+    records = {
+        "adapters": [describe_adapter(held) for held in adapters(model).values()],
+        "factorized": [describe_held(held) for held in factorized(model).values()],
+    }
+    return {key: held for key, held in records.items() if held} | {
         "quant_method": "corank",
         "format": FORMAT,
         "corank": __version__,

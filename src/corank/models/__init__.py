@@ -17,7 +17,7 @@ from .places import (
 )
 from .site import Site
 from .snapshot import snapshot
-from .targets import Targets, choose_sites, find_sites
+from .targets import Targets, choose_sites, find_sites, in_layers
 
 __all__ = [
     "Channels",
@@ -31,6 +31,7 @@ __all__ = [
     "densify",
     "find_sites",
     "give_back",
+    "in_layers",
     "install",
     "is_rewritten",
     "module_at",

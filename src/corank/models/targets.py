@@ -56,6 +56,22 @@ def choose_sites(sites: list[Site], refused: list[Refused], targets: Targets) ->
     return [site for site in sites if site.name in names]
 
 
+def in_layers(sites: list[Site], layers: Sequence[int] | None) -> list[Site]:
+    """Those of the sites that stand in these blocks; None means all.
+
+    Raises ValueError for a block in which none stands, and where none is left.
+    """
+    if layers is not None:
+        there = sorted({s.layer for s in sites if s.layer is not None})
+        missing = sorted(set(layers) - set(there))
+        if missing:
+            raise ValueError(f"no targeted site is in layer {missing}: they are in {there}")
+        sites = [s for s in sites if s.layer in set(layers)]
+    if not sites:
+        raise ValueError("no site was targeted: see corank.models.find_sites")
+    return sites
+
+
 def _matching(target: str, sites: list[Site], refused: list[Refused]) -> list[Site]:
     if target in _GROUPS:
         return [site for site in sites if _in_group(site, target)]

@@ -3,6 +3,7 @@
 from .adapt import adapt
 from .analyze import analyze
 from .compress import compress
+from .factorize import factorize
 from .merge import merge
 
-__all__ = ["adapt", "analyze", "compress", "merge"]
+__all__ = ["adapt", "analyze", "compress", "factorize", "merge"]

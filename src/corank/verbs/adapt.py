@@ -18,7 +18,7 @@ from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..io import attach
-from ..models import Site, choose_sites, read, survey
+from ..models import Site, choose_sites, in_layers, read, survey
 from ..models.places import require_finite_leaves
 from ..operators import Adapted
 from ..registry import Adaptation, find_method
@@ -67,7 +67,7 @@ def adapt(
         raise ValueError(f"{method!r} works on whole models: call corank.settings.{method}")
     recipe: Adaptation = registered.recipe(params)
     every, left_out = survey(model, seed, foreign=True)
-    sites = _in_layers(choose_sites(every, left_out, targets), layers)
+    sites = in_layers(choose_sites(every, left_out, targets), layers)
     note_earlier(model, sites)
     recipes = {s.name: registered.recipe({**params, **s.overrides}) if s.overrides else recipe
                for s in sites}  # fmt: skip
@@ -123,18 +123,6 @@ def adapt(
     report.totals |= {f"model_{unit}_after": n + added[unit] for unit, n in before.items()}
     report.sections["adapter"] = dict(report.totals)
     return report
-
-
-def _in_layers(sites: list[Site], layers: Sequence[int] | None) -> list[Site]:
-    if layers is not None:
-        there = sorted({s.layer for s in sites if s.layer is not None})
-        missing = sorted(set(layers) - set(there))
-        if missing:
-            raise ValueError(f"no targeted site is in layer {missing}: they are in {there}")
-        sites = [s for s in sites if s.layer in set(layers)]
-    if not sites:
-        raise ValueError("no site was targeted: see corank.models.find_sites")
-    return sites
 
 
 def _named_modules(model: nn.Module, endings: Sequence[str], targeted: set[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ..adapters.factorized import forget
 from ..allocation import Allocator
 from ..calibration import batches, collect, load_statistics, save_statistics
 from ..engine.plan import make_plan, plan_by_shape
@@ -152,6 +153,7 @@ def compress(
             )  # fmt: skip
             seconds["healing"] = healed.seconds
             report.sections["healing"] = {"losses": healed.losses}
+    forget(model, [site.name for site in sites])
     attach(model)
     report.sites = describe_sites(model, plan, errors)
     report.totals = total_sizes(report.sites, before, model_sizes(model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..adapters import adapters
+from ..adapters import adapters, factorized
 from ..engine.transaction import unchanged_on_error
 from ..io import attach
 from ..models import densify, is_rewritten, survey
@@ -22,5 +22,6 @@ def merge(model: nn.Module) -> nn.Module:
         for site in sites:
             densify(model, site)
     adapters(model).clear()
+    factorized(model).clear()
     attach(model)
     return model
