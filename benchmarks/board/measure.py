@@ -27,6 +27,8 @@ PASSES: dict[str, frozenset[str]] = {
     "outputs": frozenset({"output_gram"}),
     "fisher": frozenset({"fisher"}),
 }
+#: Sensitivity runs the model once for each site: on one in so many batches.
+SENSITIVITY_STRIDE = 12
 #: Healing may take two minutes on two cores: this many seconds of processor time.
 HEALING_SECONDS = 240.0
 #: Chosen for MiniLM on tuning text (what was tried stands in the results), and taken over.
@@ -138,8 +140,10 @@ def _compress(model: nn.Module, task: Task, row: Row, statistics: Collected) -> 
     chosen: dict[str, Any] = {} if row.keep is None else {"allocate": row.allocate}
     if own.family.needs:
         chosen["statistics"] = statistics.file(row.seed, own.family.needs)
-    if own.cascade or row.allocate in ("sensitivity", "block_influence"):
+    if own.cascade or row.allocate == "block_influence":
         chosen["data"] = task.calibration(row.seed)
+    elif row.allocate == "sensitivity":
+        chosen["data"] = task.calibration(row.seed)[::SENSITIVITY_STRIDE]
     report = corank.compress(
         model, row.method, keep=row.keep, targets=task.targets, seed=row.seed, heal_minutes=0,
         **chosen,
