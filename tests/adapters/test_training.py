@@ -55,6 +55,32 @@ def test_the_trainer_trains_only_the_adapter_and_resumes_exactly(tmp_path, metho
     require_equal(model, again)
 
 
+def int8_llama():
+    quantization = pytest.importorskip("torchao.quantization")
+    model = tiny_llama()
+    quantization.quantize_(model.model, quantization.Int8WeightOnlyConfig())
+    corank.adapt(model, "lora", rank=4, targets=["q_proj", "down_proj"])
+    return model
+
+
+def test_checkpoints_hold_what_is_not_torchaos_and_resume_exactly(tmp_path):
+    from safetensors.torch import load_file
+
+    model = int8_llama()
+    names = set(model.state_dict())
+    trainer(model, tmp_path).train()
+    held = set(load_file(tmp_path / "checkpoint-4" / "model.safetensors"))
+    assert {n for n, p in model.named_parameters() if p.requires_grad} < held
+    assert "model.layers.0.self_attn.v_proj.weight" not in held
+    assert set(model.state_dict()) == names
+    again = int8_llama()
+    trainer(again, tmp_path / "b").train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    trained = {n: p for n, p in again.named_parameters() if p.requires_grad}
+    torch.testing.assert_close(
+        trained, {n: p for n, p in model.named_parameters() if n in trained}, rtol=0, atol=0
+    )
+
+
 KILLED = """
 import sys, time, torch, corank
 from transformers import TrainerCallback
@@ -170,6 +196,38 @@ def test_a_state_of_other_settings_is_refused(method, options, message):
     corank.adapt(other, method, **options)
     with pytest.raises(ValueError, match=message):
         corank.controller(other).load_state_dict(corank.controller(model).state_dict())
+
+
+def scheduled(total):
+    model = tiny_llama()
+    corank.adapt(model, "adalora", init_r=4, target_r=2, tinit=1, tfinal=1)
+    control = corank.controller(model, total_steps=total)
+    optimizer = torch.optim.Adam(control.parameter_groups(1e-2))
+    control.attach(optimizer)
+    return model, control, optimizer
+
+
+def test_a_schedule_over_other_steps_is_refused():
+    model, control, optimizer = scheduled(8)
+    ids = tokens(1)[0]["input_ids"]
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    _, other, others = scheduled(9)
+    with pytest.raises(ValueError, match="total_steps was 8 and is 9"):
+        others.load_state_dict(optimizer.state_dict())
+    assert other.trainings[0].step == 0
+    with pytest.raises(ValueError, match="total_steps was 8 and is 10"):
+        control.plan(10)
+    assert control.trainings[0].total == 8
+    _, same, sames = scheduled(8)
+    sames.load_state_dict(optimizer.state_dict())
+    assert same.trainings[0].step == 1
+
+
+def test_a_method_without_a_schedule_goes_on_for_longer():
+    model = adapted_llama()
+    state = corank.controller(model, total_steps=8).state_dict()
+    corank.controller(model, total_steps=9).load_state_dict(state)
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -142,7 +142,12 @@ class Controller:
         ]
 
     def plan(self, total_steps: int) -> None:
-        """How many optimiser steps there will be, for methods with a schedule."""
+        """How many optimiser steps there will be, for methods with a schedule.
+
+        Raises ValueError if a schedule was begun with another number; nothing has changed then.
+        """
+        for training, _ in self._parts:
+            training.require_plan(total_steps, training.memory)
         for training, _ in self._parts:
             training.total = total_steps
 
@@ -165,14 +170,15 @@ class Controller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state.
 
-        Raises ValueError if it is of other adapters, or of adapters made with other settings;
-        nothing has changed then.
+        Raises ValueError if it is of other adapters, of adapters made with other settings, or of
+        a schedule over another number of steps; nothing has changed then.
         """
         names = [training.name for training, _ in self._parts]
         if sorted(state) != sorted(names):
             raise ValueError(f"the state is of adapters {sorted(state)}, not {sorted(names)}")
         for training, held in self._parts:
             _require_same(training.name, state[training.name]["made"], _made(training, held))
+            training.require_plan(training.total, state[training.name]["memory"])
         for training, _ in self._parts:
             saved = state[training.name]
             training.step = int(saved["step"])

@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from ..models import Site
 from ..operators import LowRank, Operator
 
+#: What `Training.memory` calls the number of steps that a schedule was begun with.
+_PLANNED = "planned"
+
 
 @dataclass(eq=False)
 class Training:
@@ -62,13 +65,27 @@ class Training:
         return [op for name, op in self.low_ranks().items() if name.startswith(f"{site}/")]
 
     def planned(self) -> int:
-        """Optimiser steps planned. Raises ValueError where the controller was not told."""
+        """Optimiser steps planned, which from now on stay as they are.
+
+        Raises ValueError where the controller was not told, or told otherwise before.
+        """
         if self.total is None:
             raise ValueError(
                 f"{self.name!r} follows a schedule over the whole training: give "
                 "corank.controller(model, total_steps=...)"
             )
+        self.require_plan(self.total, self.memory)
+        self.memory[_PLANNED] = self.total
         return self.total
+
+    def require_plan(self, total: int | None, memory: Mapping[str, Any]) -> None:
+        """Raise ValueError if the schedule in `memory` is over another number of steps."""
+        begun = memory.get(_PLANNED, total)
+        if total is not None and begun != total:
+            raise ValueError(
+                f"adapter {self.name!r} follows a schedule that was begun with other settings: "
+                f"total_steps was {begun} and is {total}"
+            )
 
     def attached(self) -> Optimizer:
         """The optimiser. Raises ValueError where the controller was not attached to one."""

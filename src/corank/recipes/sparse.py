@@ -201,9 +201,8 @@ def pst(
         return ScoreMasked(weight, score, dropped)
 
     def prune(training: Training) -> None:
-        if training.total is None:
-            raise ValueError("pst has a schedule: give corank.controller total_steps=")
-        share = cubic_sparsity(training.step / training.total, initial, sparsity, warmup, cooldown)
+        progress = training.step / training.planned()
+        share = cubic_sparsity(progress, initial, sparsity, warmup, cooldown)
         for op in training.operators.values():
             if isinstance(op, ScoreMasked):
                 op.dropped.fill_(int(share * op.shape[0] * op.shape[1]))
