@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 from torch import nn
 
+from .calibration.inputs import Watch
 from .control import Control
 from .errors import unknown
 from .models import Site
@@ -83,6 +84,7 @@ class Adaptation:
     known without weights; `frozen(sites)` how many frozen ones are stored beside them.
     `prepare(sites, ops)` runs once before, over all sites, for choices made between them (ranks,
     which sites): it leaves what it found in `site.pool`, and returns the sites to adapt.
+    `watch()` makes what ends a pass over calibration data early, for one such pass.
     `controls` act while training. `also(model, sites)` are parameters of the model itself that
     train too (biases, norms).
     """
@@ -92,6 +94,7 @@ class Adaptation:
     frozen: Callable[[Sequence[Site]], int] = _nothing
     prepare: Callable[[Sequence[Site], Sequence[Operator]], Sequence[Site]] | None = None
     needs: frozenset[str] = frozenset()
+    watch: Callable[[], Watch] | None = None
     controls: Sequence[Control] = ()
     also: Callable[[nn.Module, Sequence[Site]], list[nn.Parameter]] | None = None
 

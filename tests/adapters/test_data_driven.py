@@ -135,6 +135,52 @@ def test_eva_rho_is_at_least_one():
         adapt("eva", rho=0.5)
 
 
+def settling(count=12, rows=64):
+    """Batches of a few strong directions, and one batch of others at the end."""
+    torch.manual_seed(3)
+    strong = torch.logspace(1, -3, 16, dtype=torch.float64)
+    return [torch.randn(rows, 16).double() * strong for _ in range(count)] + [
+        torch.randn(20 * rows, 16).double() * strong.flip(0)
+    ]
+
+
+def test_eva_reads_no_further_than_its_directions_move():
+    data = settling()
+    one = {"rank": 2, "targets": {"0": {}}}
+    model, report = adapt("eva", data=data, **one)
+    note = next(n for n in report.notes if "calibration ended" in n)
+    read = int(note.split("after ")[1].split()[0])
+    assert 2 <= read < 12
+    assert str(len(data)) in note
+    early, _ = adapt("eva", data=data[:read], tau=None, **one)
+    late, report = adapt("eva", data=data, tau=None, **one)
+    assert not report.notes
+    a, b, c = (leaves(operators(m)["0"])["a"] for m in (model, early, late))
+    torch.testing.assert_close(a, b)
+    assert (a[0] @ c[0]).abs() < 0.5
+
+
+def test_eva_statistics_to_be_kept_are_of_all_the_data(tmp_path):
+    data = settling()
+    _, report = adapt("eva", data=data, rank=2, statistics=tmp_path / "all")
+    assert not report.notes
+
+
+def test_eva_whitens():
+    plain, _ = adapt("eva", rank=3, rho=1.0)
+    white, _ = adapt("eva", rank=3, rho=1.0, whiten=True)
+    for path, x in inputs(small_model()).items():
+        a, b = (leaves(operators(m)[path])["a"] for m in (plain, white))
+        sizes = torch.linalg.svdvals(x - x.mean(0))[:3].sqrt()
+        torch.testing.assert_close(b * sizes[:, None], a, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.5])
+def test_eva_tau_is_a_cosine(tau):
+    with pytest.raises(ValueError, match="tau"):
+        adapt("eva", tau=tau)
+
+
 def fisher(data):
     total = {}
     model = small_model()

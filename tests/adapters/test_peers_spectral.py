@@ -190,3 +190,22 @@ def test_eva():
     found = {path: wrapped.base_model.model.get_submodule(path) for path in operators(model)}
     copy_into(model, found, "b", "a")
     assert_same(model, wrapped, found, "b", "a")
+
+
+def test_eva_stops_where_the_peer_does():
+    torch.manual_seed(0)
+    scale = torch.logspace(1, -2, 12)
+    data = [torch.randn(48, 12) * scale for _ in range(20)]
+    model = Layers()
+    report = corank.adapt(model, "eva", rank=RANK, rho=2.0, data=data)
+    config = peft.tuners.lora.EvaConfig(rho=2.0, use_label_mask=False, whiten=True)
+    wrapped, _ = theirs(init_lora_weights="eva", eva_config=config, lora_alpha=16)
+    forwards = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.tuners.lora.initialize_lora_eva_weights(
+            wrapped, data, forward_fn=lambda model, x: forwards.append(model(x)),
+            prepare_model_inputs_fn=None, prepare_layer_inputs_fn=None, show_progress_bar=False,
+        )  # fmt: skip
+    read = len(forwards) - 1  # one more finds the layers that share an input
+    assert report.notes == [f"calibration ended after {read} of 20 batches: no more were needed"]

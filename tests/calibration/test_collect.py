@@ -255,3 +255,23 @@ def test_masks_that_cannot_be_matched_are_noted() -> None:
     data = [{"x": torch.randn(2, 3, 4), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}]
     notes = collect(model, find_sites(model), {"mean"}, batches(data))
     assert any("do not match the attention mask" in note for note in notes)
+
+
+def test_sums_stop_where_no_more_is_needed_and_the_pass_with_the_last():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    sites, data = find_sites(model), [torch.randn(8, 4) for _ in range(5)]
+    seen = []
+
+    def watch():
+        def look(found):
+            seen.append({name: stats["tokens"] for name, stats in found.items()})
+            return {"0"} if len(seen) < 3 else {"0", "1"}
+
+        return look
+
+    notes = collect(model, sites, {"gram"}, data, watch=watch)
+    assert seen == [{"0": 8, "1": 8}, {"0": 8, "1": 16}, {"0": 8, "1": 24}]
+    assert notes == ["calibration ended after 3 of 5 batches: no more were needed"]
+    torch.testing.assert_close(sites[0].stats["gram"], data[0].mT @ data[0] / 8)
+    assert sites[1].stats["tokens"] == 24

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..models import Site
 from .data import Batches, batches, to_device
 from .experts import fill_up
 from .gradients import GradientPass
-from .inputs import InputPass
+from .inputs import InputPass, Watch
 from .losses import Loss, weighted_loss
 from .running import call, check_vocabulary, device_of, untouched
 from .statistics import INPUT_NEEDS, LOSS_NEEDS
@@ -28,6 +28,7 @@ def collect(
     data: Batches | Iterable[Any],
     *,
     loss: Loss | None = None,
+    watch: Callable[[], Watch] | None = None,
 ) -> list[str]:
     """Fill `site.stats` of every site with `needs`, in one pass over the data.
 
@@ -42,6 +43,8 @@ def collect(
     share the very same statistics of x. A fused expert sees the tokens routed to it;
     `experts.fill_up` states what is done for experts that see few. With torch.distributed
     initialised, rank r takes batches r, r + world, ... and every rank ends with the sums of all.
+    `watch()` makes, for one pass, what is given a rank's statistics of x by site name after each
+    batch, and returns the sites that need no more: their sums stop, and with all of them the pass.
 
     The model is left as it was: mode, requires_grad, gradients, hooks, caches, random numbers.
 
@@ -62,6 +65,7 @@ def collect(
     while True:  # again only where sites turn out to share their input in some batches, not all
         inputs = InputPass(model, sites, wanted, device, alone)
         gradients = GradientPass(model, sites, wanted, device) if wanted & LOSS_NEEDS else None
+        look = watch() if watch is not None else None
         with untouched(model), inputs, gradients or nullcontext():
             for number, batch in mine:
                 batch = to_device(batch, device)
@@ -72,6 +76,8 @@ def collect(
                 else:
                     generator = torch.Generator().manual_seed(seed + number)
                     _learn(model, batch, loss, gradients, generator, "gradient" in wanted)
+                if look is not None and inputs.settle(look):
+                    break
         if not (diverged := inputs.finish()):
             break
         alone |= diverged
@@ -79,6 +85,10 @@ def collect(
     if gradients is not None:
         gradients.finish()
         notes += gradients.store()
+    if inputs.batches < len(mine):
+        notes.append(
+            f"calibration ended after {inputs.batches} of {len(mine)} batches: no more were needed"
+        )
     notes += inputs.notes
     fill_up(list(sites), notes)
     return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -16,6 +16,9 @@ from .experts import Routing, expert_inputs
 from .rows import Masks, first_input, geometry_of, kept, patches, unmatched
 from .sharing import Sharing
 from .statistics import InputStatistics, RowCounts
+
+#: Given the statistics so far by site name, after each batch: which sites need no more data.
+Watch = Callable[[Mapping[str, Mapping[str, Any]]], Collection[str]]
 
 
 @final
@@ -37,6 +40,7 @@ class InputPass:
         self.notes: list[str] = []
         self.batches = 0
         self.order: list[int] = []  # sites as they are first called
+        self.settled: set[int] = set()  # those whose sums have stopped
         self._masks = Masks(None, None, False)
         self._handles: list[RemovableHandle] = []
 
@@ -69,6 +73,14 @@ class InputPass:
         self.batches += 1
         self.sharing.forget()
         self._masks = Masks.of(self.model, batch)
+
+    def settle(self, look: Watch) -> bool:
+        """After each forward: end the sums that `look` says need no more. True if all are."""
+        found = {leader: self._results(leader) for leader in self.sums}
+        leaders = [(s.name, i) for s, i in zip(self.sites, self.sharing.leader, strict=True)]
+        enough = look({name: found[i] for name, i in leaders if i in found})
+        self.settled = set(found) - {i for name, i in leaders if name not in enough}
+        return all(i in self.settled for _, i in leaders)
 
     def finish(self) -> frozenset[int]:
         """Sum over the ranks. Returns the sites that must be collected on their own, if any."""
@@ -166,6 +178,8 @@ class InputPass:
             )
         if index not in self.sums:
             self.sums[index] = self._empty(site)
+        if index in self.settled:
+            return
         try:
             self.sums[index].add(rows)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from .balance import balance
 from .checks import DecompositionError
+from .components import principal_components
 from .gram import GramAccumulator
 from .projection import energy, projection_spectrum, top_left_subspace
 from .randomized import Implicit, randomized_svd
@@ -23,6 +24,7 @@ __all__ = [
     "exact_svd",
     "ldu",
     "pivoted_columns",
+    "principal_components",
     "projection_spectrum",
     "randomized_svd",
     "rank_by_energy",

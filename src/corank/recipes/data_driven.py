@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ..linalg import add_ridge, eigh_clamped, exact_svd
 from ..models import Site
-from ..operators import LowRank, Operator, Scaled, Sum
+from ..operators import LowRank, Operator
 from ..registry import Adaptation, Paper, method
-from ..rewrites import Rewrite, Triples, cut, rooted, split, wide
-from ..rewrites.adapting import leaf_dtype, require_rank, trains, zeros
+from ..rewrites import Triples, cut, rooted, split, wide
+from ..rewrites.adapting import require_rank, trains
 from .counts import each, low_rank
 
 ADAPTER = ("adapter", "preserves")
@@ -95,68 +93,3 @@ def kore(rank: int = 235) -> Adaptation:
         each(lambda out, into: rank * out),
         low_rank(rank),
     )
-
-
-def _eva(
-    w: Tensor, p: dict[str, Tensor], rank: int = 16, alpha: float = 16.0, rho: float = 2.0
-) -> Tensor:
-    return w + alpha / rank * p["b"] @ p["a"]
-
-
-@method(
-    Paper(
-        "Parameter Efficient Fine-tuning via Explained Variance Adaptation",
-        "2410.07170",
-        "the initialisation and the redistribution of ranks, as in PEFT and the authors' code; "
-        "the paper's equations were not read",
-        "the principal components are exact, from the covariance of all the calibration data, so "
-        "the test of convergence that ends the incremental decomposition has no part; tokens "
-        "without a label count",
-    ),
-    area="adapt",
-    laws=(*ADAPTER, "chooses"),
-    equation=_eva,
-)
-def eva(rank: int = 16, alpha: float = 16.0, rho: float = 2.0) -> Adaptation:
-    """LoRA with a started at the principal components of the inputs, ranks where they explain most.
-
-    The ranks of all sites add up to `rank` each, at most rank * rho at one, and go to the
-    components with the largest shares of their input's variance; a site that gets none gets no
-    adapter. The factor stays alpha / rank. A dry run counts as if all kept `rank`.
-    """
-    if not rho >= 1:
-        raise ValueError(f"rho must be at least 1, got {rho}")
-
-    def prepare(sites: Sequence[Site], ops: Sequence[Operator]) -> Sequence[Site]:
-        shares: list[tuple[float, int, Tensor]] = []
-        for number, (site, op) in enumerate(zip(sites, ops, strict=True)):
-            require_rank(rank, site)
-            values, vectors = _components(op, site)
-            most = min(round(rank * rho), *site.shape)
-            parts = (values[:most] / values.sum().clamp_min(1e-30)).tolist()
-            shares += [(part, number, vectors[:, i]) for i, part in enumerate(parts)]
-        shares.sort(key=lambda found: -found[0])
-        kept: dict[str, list[Tensor]] = {}
-        for _, number, vector in shares[: rank * len(sites)]:
-            kept.setdefault(sites[number].name, []).append(vector)
-        for site in sites:
-            site.pool[f"eva {site.name}"] = kept.get(site.name)
-        return [site for site in sites if site.name in kept]
-
-    def rewrite(op: Operator, site: Site) -> Operator:
-        a = torch.stack(site.pool[f"eva {site.name}"])
-        added = LowRank(zeros(op, op.shape[0], a.shape[0]), trains(a))
-        return Sum(op, Scaled(added, alpha / rank))
-
-    return Adaptation(
-        Rewrite(rewrite, frozenset({"gram", "mean"})), low_rank(rank), prepare=prepare
-    )
-
-
-def _components(op: Operator, site: Site) -> tuple[Tensor, Tensor]:
-    """Variances (n,) descending, and directions (n, n), of the inputs."""
-    dtype = leaf_dtype(op)
-    mean = site.stat("mean").to(op.device, torch.float64)
-    gram = site.stat("gram").to(op.device, torch.float64)
-    values, vectors = eigh_clamped(gram - torch.outer(mean, mean))
-    return values.to(dtype), vectors.to(dtype)

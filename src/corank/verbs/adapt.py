@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,7 +21,7 @@ from ..io import attach
 from ..models import Site, choose_sites, in_layers, read, survey
 from ..models.places import require_finite_leaves
 from ..operators import Adapted
-from ..registry import Adaptation, find_method
+from ..registry import Adaptation, Watch, find_method
 from ..report import Report, versions
 
 
@@ -97,7 +97,7 @@ def adapt(
         if needs:
             started = perf_counter()
             _calibrate(
-                model, method, sites, needs, data, loss, statistics, report,
+                model, method, recipes, sites, needs, data, loss, statistics, report,
                 tokenizer=tokenizer, sequence_length=sequence_length, count=count,
                 batch_size=batch_size,
             )  # fmt: skip
@@ -153,6 +153,7 @@ def _parts(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 def _calibrate(
     model: nn.Module,
     method: str,
+    recipes: Mapping[str, Adaptation],
     sites: list[Site],
     needs: frozenset[str],
     data: Any,
@@ -167,6 +168,28 @@ def _calibrate(
     if data is None:
         wanted = ", ".join(sorted(needs))
         raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
-    report.notes += collect(model, sites, needs, batches(data, **reading), loss=loss)
+    # What is saved may be read by another method, which needs all of it.
+    watch = _watch(recipes) if statistics is None else None
+    held = batches(data, **reading)
+    report.notes += collect(model, sites, needs, held, loss=loss, watch=watch)
     if statistics is not None:
         save_statistics(model, sites, statistics)
+
+
+def _watch(recipes: Mapping[str, Adaptation]) -> Callable[[], Watch] | None:
+    """What ends the calibration where every recipe has something that does, each for its sites."""
+    groups: dict[int, list[str]] = {}
+    for name, recipe in recipes.items():
+        groups.setdefault(id(recipe), []).append(name)
+    makers = [(recipes[names[0]].watch, names) for names in groups.values()]
+
+    def make() -> Watch:
+        looks = [(maker(), names) for maker, names in makers if maker is not None]
+
+        def look(found: Mapping[str, Mapping[str, Any]]) -> set[str]:
+            parts = [(one, {n: found[n] for n in names if n in found}) for one, names in looks]
+            return {name for one, part in parts for name in one(part)}
+
+        return look
+
+    return None if any(maker is None for maker, _ in makers) else make
