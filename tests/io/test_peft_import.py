@@ -116,6 +116,19 @@ OTHERS: dict[str, Any] = {
         target_modules=["q_proj", "v_proj"], r=1, decompose_both=True, decompose_factor=4
     ),
     "vera": lambda: peft.VeraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=5),
+    "fourierft": lambda: peft.FourierFTConfig(
+        target_modules=["q_proj", "down_proj"], n_frequency=40, scaling=90.0, random_loc_seed=5
+    ),
+    "randlora": lambda: peft.RandLoraConfig(
+        target_modules=["q_proj", "v_proj", "up_proj", "down_proj"], r=5, randlora_alpha=9
+    ),
+    "randlora sparse": lambda: peft.RandLoraConfig(
+        target_modules=["q_proj", "down_proj"], r=4, randlora_alpha=9, sparse=True
+    ),
+    "vblora": lambda: peft.VBLoRAConfig(
+        target_modules=["q_proj", "v_proj", "down_proj"], r=3, num_vectors=9, vector_length=8,
+        topk=3, init_vector_bank_bound=0.5,
+    ),
     "hra": lambda: peft.HRAConfig(target_modules=["q_proj", "v_proj"], r=4),
     "miss": lambda: peft.MissConfig(target_modules=["q_proj", "down_proj"], r=4),
     "miss uneven": lambda: peft.MissConfig(target_modules=["q_proj", "v_proj"], r=5),
@@ -137,6 +150,46 @@ def test_other_types(name: str, tmp_path: Path) -> None:
     again = tiny.llama()
     corank.load_adapter(again, tmp_path / "b")
     assert torch.equal(output(again), output(model))
+
+
+BASES = ["fourierft", "randlora", "vblora"]
+
+
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("make", [tiny.bert, tiny.gpt2], ids=lambda m: m.__name__)
+def test_bases_in_families(name: str, make: Any, tmp_path: Path) -> None:
+    config = OTHERS[name]()
+    config.target_modules = {"query", "dense"} if make is tiny.bert else {"c_attn", "c_proj"}
+    same_here(saved(make, config, tmp_path / "a"), make, tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_bases_go_on_training(name: str, tmp_path: Path) -> None:
+    theirs = saved(tiny.llama, OTHERS[name](), tmp_path / "a")
+    model = same_here(theirs, tiny.llama, tmp_path / "a")
+    theirs.set_adapter("default")
+    counted = sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == counted
+    control = corank.controller(model)
+    optimizer = torch.optim.SGD(control.parameter_groups(1e-2))
+    control.attach(optimizer)
+    before = output(model)
+    model(tiny.IDS)[0].square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(output(model), before)
+
+
+def test_what_is_not_all_there_is_refused(tmp_path: Path) -> None:
+    few = peft.VBLoRAConfig(
+        target_modules=["q_proj"], num_vectors=9, vector_length=8, save_only_topk_weights=True
+    )
+    saved(tiny.llama, few, tmp_path / "a")
+    with pytest.raises(FormatError, match="save_only_topk_weights=False"):
+        corank.load_adapter(tiny.llama(), tmp_path / "a")
+    bare = peft.RandLoraConfig(target_modules=["q_proj"], r=5, save_projection=False)
+    saved(tiny.llama, bare, tmp_path / "b")
+    with pytest.raises(FormatError, match="save_projection=True"):
+        corank.load_adapter(tiny.llama(), tmp_path / "b")
 
 
 def test_every_type_of_the_table_is_tested() -> None:

@@ -17,8 +17,9 @@ from ..operators import Operator
 from ..rewrites.adapting import leaf_dtype
 from .adapter_record import recipe_of
 from .adapter_skeleton import base_at, read_json, read_tensors
-from .peft_kinds import PEFT_TYPES, PeftType, Values
+from .peft_kinds import PEFT_TYPES, PeftType
 from .peft_names import CONFIG, PREFIX, WEIGHTS, expert_prefixes
+from .peft_values import Values
 
 Read = tuple[Adapter, dict[str, Operator], dict[str, Tensor], list[str]]
 
