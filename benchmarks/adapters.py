@@ -7,16 +7,7 @@ turn; saved bytes are what autograd keeps for the backward pass besides paramete
 base" is the time of forward and backward less that of the frozen model without adapters.
 
 VeRA and RandLoRA cannot get to half of PEFT's time here, as both libraries spend theirs in the same
-matrix products. For n rows and a weight of w x w these are, in multiply-adds:
-
-- VeRA: x A.T and that times B.T forward, g B and that times A backward, 4 n w r; gradients of both
-  diagonals are sums over elements. With n = 512, w = 1024, r = 256: 0.54e9, which alone takes five
-  sixths of the time above the base. Adding B A to W first saves the input's part of both passes,
-  but needs x A.T and its product with g: w^2 r + 2 n w r, as many for n = w / 2.
-- RandLoRA, of full rank: the same four with w in place of r, and one for the gradient of the
-  bases, 5 n w^2 = 2.7e9: all of the time. Added to W first, w^3 + 2 n w^2: four fifths of that for
-  n = w / 2, and 0.85 of the time. It misses one half too and holds a matrix of W's size from one
-  pass to the other, so it is not done; with thousands of rows it would pay for both methods.
+matrix products: `benchmarks.products` counts and times them.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def render_board(board: dict[str, Any], speeds: dict[str, Any]) -> tuple[str, di
             parts += _errors(list_errors(rows))
         else:
             parts += [f"## {task.name}", "Not measured yet."]
-    parts += _speeds(speeds)
+    parts += _speeds(speeds) + _products(speeds.get("products", []))
     return "\n\n".join([*parts, _environment(board)]) + "\n", plots
 
 
@@ -134,6 +134,36 @@ def _speeds(speeds: dict[str, Any]) -> list[str]:
         )
         parts += [about, table(header, steps)]
     return parts
+
+
+PRODUCTS = """\
+### Why VeRA and RandLoRA take PEFT's time
+
+Both libraries spend it in the same matrix products, and no other order of them is twice as fast at
+this size. In multiply-adds for n rows and a weight of w x w, above the frozen layer's own 2 n w^2:
+
+- VeRA, W + diag(b) B diag(d) A: x A^T, that times B^T, the output's gradient times B, that times A,
+  4 n w r; the gradients of b and d are sums over elements. Adding the change to W first saves what
+  x takes of both passes, but then b and d need x A^T and its product with the output's gradient:
+  w^2 r + 2 n w r, as many for n = w / 2.
+- RandLoRA, W + B A' of full rank: the same four with w in place of r, and one for the gradient of
+  A', 5 n w^2. Added to W first, w^3 + 2 n w^2: four fifths of that for n = w / 2. Or the gradients
+  of x and of g come of one product, T = (u l) A for each row apart, 4 n w^2, but T has
+  n w^2 / r entries, and the passes over them take what is saved.
+
+Measured by hand, one layer of 1024, `python -m benchmarks.products`; passes over elements included.
+Half of what stands would be reached by adding to W first where the rows are thousands. corank does
+not do that: it holds a matrix of W's size from one pass to the other."""
+
+
+def _products(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        [row["key"], form, f"{row['multiply_adds'][form] / 1e9:.2f}", f"{1e3 * seconds:.1f}",
+         f"{seconds / row['seconds']['as it stands']:.2f}"]
+        for row in rows for form, seconds in row["seconds"].items()
+    ]  # fmt: skip
+    header = ["case", "form", "multiply-adds, 1e9", "ms above the layer", "of as it stands"]
+    return [PRODUCTS, table(header, lines)] if lines else []
 
 
 _WHO = ("base", "corank", "peft")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import pages
+from benchmarks.board.store import Results
 from benchmarks.tuning.judging import ABOVE_BASE, judge_adapters
 from benchmarks.tuning.rows import list_rows, matched
 from benchmarks.tuning.summary import list_entries, list_errors, share_of_gain
@@ -100,6 +101,17 @@ def test_the_board_has_every_row_best_first(results):
     assert "| bone, own | SiteError: 3 / not divisible |" in page
     assert list(plots) == ["adapt-digits.svg"]
     assert pages.render_adapters(results)["board-adapt.md"] == (page, plots)
+
+
+def test_the_board_says_what_the_products_cost(results):
+    row = {
+        "key": "VeRA r256, 512 rows",
+        "seconds": {"as it stands": 0.02, "added to W first": 0.017},
+        "multiply_adds": {"as it stands": 5e8, "added to W first": 4e8},
+    }
+    Results(results / "adapters.json").add("products", row)
+    page, _ = pages.render_adapters(results)["board-adapt.md"]
+    assert "| VeRA r256, 512 rows | added to W first | 0.40 | 17.0 | 0.85 |" in page
 
 
 def test_the_guide_says_what_the_rows_say(results):

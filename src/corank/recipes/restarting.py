@@ -95,8 +95,9 @@ def relora(
     Paper(
         "PeriodicLoRA: Breaking the Low-Rank Bottleneck in LoRA Optimization",
         "2402.16141",
-        "the abstract: unloading at the end of each stage, momentum-based unloading",
-        KEPT + "; only the abstract was read. Ours: unloading the share `momentum` keeps the rest "
+        "the abstract, and what third parties report: at the end of each stage the product is "
+        "unloaded and weights, optimiser and scheduler begin anew; momentum-based unloading",
+        KEPT + "; sections were not read. Ours: unloading the share `momentum` keeps the rest "
         "in b, so that the function stays exactly; the optimiser's state is forgotten; in place of "
         "a scheduler begun anew, the rate warms up again over `warmup` steps; all defaults",
     ),

@@ -71,7 +71,8 @@ method(
     Paper(
         "Leveraging Open Knowledge for Advancing Task Expertise in Large Language Models",
         "2408.15915",
-        "the authors' code: group diversity and the mixture; their weighting was not found",
+        "the authors' code: groups of 4 with the least sum of |cosine| over pairs and matrices, "
+        "top-2 routing, a linear router; how the scores are weighed was not found in it",
         "Performance is one loss that the caller gives, where the paper joins accuracy and "
         "perplexity of reasoning; the factors alpha / rank are folded into the experts. Selecting "
         "training data is left out.",

@@ -95,7 +95,8 @@ def svdiff(scale: float = 1.0) -> Adaptation:
     Paper(
         "VectorFit: Adaptive Singular & Bias Vector Fine-Tuning of Pre-trained Foundation Models",
         "2503.19530",
-        "the abstract and the authors' description; neither equations nor code were found",
+        "the authors' README: W = U (S + dS) V^T and b + db train, vectors trained the most are "
+        "frozen for a while; no section was read, and no code is published",
         f"{_OFFSETS}; how strength is measured, when vectors are frozen and how many are choices "
         "of this library: the sources name neither formula nor numbers",
     ),

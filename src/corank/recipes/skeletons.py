@@ -22,7 +22,8 @@ def _pmss(w: Tensor, p: dict[str, Tensor], rank: int = 64, scale: float = 1.0) -
     Paper(
         "PMSS: Pretrained Matrices Skeleton Selection for LLM Fine-tuning",
         "2409.16722",
-        "the abstract's form; the paper's body and code were not found",
+        "the abstract: skeletons of W are kept and a small matrix between them is learned; the "
+        "paper's body was not read, and no code was found",
         "how the skeleton is selected is not known from what was read: columns and rows are "
         "chosen by pivoted QR, as usual for skeletons; the scale and the zero start are choices",
     ),

@@ -176,7 +176,8 @@ def _dota(w: Tensor, p: dict[str, Tensor], order: int = 3, **_: Any) -> Tensor:
     Paper(
         "DoTA: Weight-Decomposed Tensor Adaptation for Large Language Models",
         "2412.20891",
-        "abstract and two third parties' summaries (sections not read)",
+        "abstract, and two third parties' summaries: W_res = W - MPO(W) stays frozen, in NF4 for "
+        "QDoTA (sections not read)",
         "number of modes, their sizes and the bond size are ours, and the singular values go into "
         "the core on the right; the residual W - P0 is not stored unless quantised, P0 is",
     ),

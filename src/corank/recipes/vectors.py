@@ -97,7 +97,8 @@ def _block_lora(
         "One Head Eight Arms: Block Matrix based Low Rank Adaptation for CLIP-based Few-Shot "
         "Learning",
         "2501.16720",
-        "abstract (sections not read)",
+        "abstract: sub-matrices of both factors, those of the down-projection shared, so that "
+        "products become sums (sections not read; no code was found)",
         "our reading: the down-projection is one block repeated along the input, so that its "
         "products become sums of the input's parts; the up-projection is an ordinary one. Rank "
         "and scale are CLIP-LoRA's (from memory), eight blocks a guess",
