@@ -119,7 +119,7 @@ def bilora(
         "2502.08905",
         "the abstract: a matrix of weights over modules, relaxed, discretised, then trained with "
         "shared weights; no section was read, and no code was found",
-        "the second version (Enabling ... via Differential Module Selection) has the same abstract. Ours: a sigmoid for each weight matrix, trained in turns with "
+        "Ours: a sigmoid for each weight matrix, trained in turns with "
         "the factors, on a held-out split if the batches are so fed; the `keep` share of all sites "
         "with the largest stays and acts in full, the others go; the factors trained so far are "
         "what is shared with the training that follows",

@@ -30,7 +30,8 @@ from .dynamic import DYNAMIC
         "2401.11316",
         "the abstract: ranks that grow linearly over the layers; a pruned by magnitude and "
         "accumulated input statistics; no section was read, and no code was found",
-        "that a alone is pruned is from third parties' summaries. Ours: the score |a_ij| * root of the moving mean of x_j^2, "
+        "that a alone is pruned is from third parties' summaries. Ours: the score |a_ij| * "
+        "root of the moving mean of x_j^2, "
         "compared within a row of a; interval, share and decay; zeroed entries may grow again; the "
         "scale alpha / (rank of the layer); a weight outside the blocks gets the mean rank",
     ),

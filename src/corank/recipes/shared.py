@@ -201,7 +201,7 @@ def _mode_products(core: Tensor, factors: list[Tensor]) -> Tensor:
         "Models",
         "2509.03234",
         "abstract: large random factors frozen and shared across layers, small vectors of each "
-        "layer in diagonal factor matrices (sections not read; the authors' code was not to be had)",
+        "layer in diagonal factor matrices (no section was read, nor the authors' code)",
         "our reading: a Tucker network of order four, two modes for the rows and two for the "
         "columns, with the trained diagonals between core and factors; the first one starts at "
         "zero and the others at one; uniform random numbers that keep variances",
