@@ -32,7 +32,7 @@ def test_counts_are_published():
     assert planned("randlora", rank=32) == 24 * 24 * (32 + 768)
     assert [planned("lotr", rank=r) for r in (1, 2, 4)] == [1560, 3168, 6528]
     assert planned("fedpara", rank=8) == 24 * 2 * 8 * 2 * 768
-    assert planned("compacter") == 24 * 2 * (768 + 24) + 4**3
+    assert planned("compacter") == 24 * 3 * (768 + 24) + 4**3
     assert planned("flora_tucker", rank=16) == 24 * (2 * 16 * 768 + 256)
     assert planned("lokr", rank=8) == 24 * (24 * 24 + 32 * 32) - 24 * (32 * 32 - 8 * 64)
 

@@ -17,7 +17,7 @@ from ..adapters.record import Adapter
 from ..errors import SiteError
 from ..layers import Convolution, Embedding, Experts
 from ..linalg import truncated_svd
-from ..models import Site
+from ..models import Site, require_one_matrix
 from ..models.kinds import RefusedModule, is_layer, kind_of
 from ..operators import Operator, RowNormalised, low_rank_update
 from .adapter_skeleton import operators_of, own_values
@@ -54,6 +54,8 @@ def write_peft(
     from safetensors.torch import save_file
 
     there = operators_of(model, held)
+    for site, _, op in there.values():
+        require_one_matrix(site.where, op)
     dora = all(_is_dora(model, site, op) for site, _, op in there.values())
     updates, errors, notes = {}, {}, []
     for name, (site, weight, op) in there.items():

@@ -146,7 +146,7 @@ def require_one_matrix(where: str, module: nn.Module) -> None:
         if isinstance(part, Operator) and not part.linear:
             raise SiteError(
                 where,
-                "its adapter sends each input through experts of its own, which is not one matrix",
+                "what its adapter does depends on the input, which is not one matrix",
                 "Keep it unmerged, activate another adapter, or delete this one first.",
             )
 

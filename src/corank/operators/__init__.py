@@ -4,6 +4,7 @@ from .adapted import Adapted, additions
 from .base import Base
 from .block_diagonal import BlockDiagonal
 from .blocks import BlockColumns, BlockRows
+from .bottleneck import Bottleneck
 from .cayley import Cayley
 from .circulant import Circulant
 from .cost import dense_flops
@@ -62,6 +63,7 @@ __all__ = [
     "BlockColumns",
     "BlockDiagonal",
     "BlockRows",
+    "Bottleneck",
     "Cayley",
     "Circulant",
     "ColumnNormalised",

@@ -52,6 +52,9 @@ class Product(Operator):
         return x
 
     def dense(self) -> Tensor:
+        for part in self.modules():
+            if isinstance(part, Operator) and not part.linear:
+                part.dense()  # raises; applied to the other factors it would give some matrix
         return self._chain.multiply(self.operators, self.dtype, self.device)
 
     def flops(self, tokens: int) -> int:

@@ -4,6 +4,7 @@ from .. import optim  # noqa: F401  (its classes register themselves)
 from . import (
     analysis,
     bases,
+    bottleneck,
     convolution,
     cores,
     data_driven,
@@ -39,6 +40,7 @@ from . import (
 __all__ = [
     "analysis",
     "bases",
+    "bottleneck",
     "convolution",
     "cores",
     "data_driven",

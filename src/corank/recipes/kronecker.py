@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import SiteError
 from ..linalg import truncated_svd
 from ..models import Site
-from ..operators import Dense, Kron, KronSum, LowRank, Operator, Product
+from ..operators import Dense, Kron, KronSum, LowRank, Operator
 from ..registry import Adaptation, Paper, method
 from ..rewrites import plus, split
 from ..rewrites.adapting import kaiming, leaf_dtype, trains, zeros
 from ..rewrites.factoring import factor_pair
-from ..rewrites.frozen import shared_seed
 from .counts import each
 
 ADAPTER = ("adapter", "preserves")
@@ -143,69 +140,3 @@ def _elbow(s: Tensor) -> int:
     steps = torch.arange(len(s), dtype=s.dtype, device=s.device) / max(len(s) - 1, 1)
     chord = s[0] + (s[-1] - s[0]) * steps
     return max(int((chord - s).argmax()), 1)
-
-
-def _compacter(w: Tensor, p: dict[str, Tensor], **_: Any) -> Tensor:
-    def phm(s: str, t: str) -> Any:
-        right = p[s] @ p[t]
-        return sum(torch.kron(a, b) for a, b in zip(p["p"], right, strict=True))
-
-    return w + phm("q", "a") @ phm("q_1", "a_1")
-
-
-@method(
-    Paper(
-        "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers",
-        "2106.04647",
-        "parametrised hypercomplex layers with shared slow weights, start of the authors' code "
-        "(sections 3 and 3.2, not re-read)",
-        "the adapter's two layers stand beside a weight, where the paper puts them after a block, "
-        "and without the nonlinearity between them and their biases: so the change is a matrix "
-        "that merges. Layer norms stay frozen",
-    ),
-    area="adapt",
-    laws=("adapter",),
-    equation=_compacter,
-)
-def compacter(n: int = 4, reduction_factor: int = 32, rank: int = 1) -> Adaptation:
-    """W + up down, both sums of n Kronecker products whose n x n factors all sites share.
-
-    The bottleneck is inputs / reduction_factor, a multiple of n; the other factors are of `rank`.
-    The start is published as nearly, not exactly, that of W.
-    """
-    if n < 1 or rank < 1 or reduction_factor < 1:
-        raise ValueError(f"n={n}, rank={rank}, reduction_factor={reduction_factor}: at least 1")
-
-    def bottleneck(into: int) -> int:
-        return max(into // reduction_factor // n, 1) * n
-
-    def delta(op: Operator, site: Site) -> Product:
-        for side in op.shape:
-            if side % n:
-                raise SiteError(
-                    site.where, f"n {n} does not divide {side}", "Give an n that divides all sides."
-                )
-        if (key := f"slow {n}") not in site.pool:
-            drawn = torch.Generator().manual_seed(shared_seed(site, "slow"))
-            slow = 1e-4 * torch.randn(n, n, n, generator=drawn)
-            site.pool[key] = trains(slow.to(op.device, leaf_dtype(op)))
-
-        def glorot(rows: int, columns: int) -> Any:
-            limit = sqrt(2) * sqrt(6 / (rows + columns))
-            drawn = (2 * torch.rand(n, rows, columns, generator=site.draws()) - 1) * limit
-            return trains(drawn.to(op.device, leaf_dtype(op)))
-
-        def layer(out: int, into: int) -> KronSum:
-            return KronSum(site.pool[key], glorot(out // n, rank), glorot(rank, into // n))
-
-        out, into = op.shape
-        width = bottleneck(into)
-        return Product(layer(out, width), layer(width, into))
-
-    def count(sites: Sequence[Site]) -> int:
-        own = sum(
-            rank * (out + into + 2 * bottleneck(into)) for out, into in (s.shape for s in sites)
-        )
-        return own + n**3
-
-    return Adaptation(plus(delta), count)
