@@ -12,7 +12,7 @@ from corank.control.sparse_states import move_support
 from corank.errors import SiteError
 from corank.models import Site, channels, find_sites, install
 from corank.operators import Dense, OnGrid, Quantised, Sparse, quantise_uniform
-from corank.recipes.sparse import cubic_sparsity
+from corank.recipes.masked import cubic_sparsity
 from corank.registry import find_method
 from corank.settings import merge_on_grid
 

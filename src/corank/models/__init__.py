@@ -13,8 +13,8 @@ from .places import (
     read,
     read_bias,
     require_finite,
-    require_one_matrix,
 )
+from .refusing import require_finite_leaves, require_one_matrix
 from .site import Site
 from .snapshot import snapshot
 from .targets import Targets, choose_sites, find_sites, in_layers
@@ -38,6 +38,7 @@ __all__ = [
     "read",
     "read_bias",
     "require_finite",
+    "require_finite_leaves",
     "require_one_matrix",
     "snapshot",
     "stacks",

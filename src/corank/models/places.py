@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import SiteError
@@ -12,12 +11,12 @@ from ..layers.convolution import Convolution
 from ..layers.embedding import Embedding
 from ..layers.experts import Experts
 from ..layers.linear import Linear
-from ..linalg.checks import all_finite
 from ..operators.dense import Dense
 from ..operators.foreign import Foreign
 from ..operators.operator import Operator
 from .foreign import is_foreign
 from .kinds import Layer, RefusedModule, is_layer, kind_of
+from .refusing import require_finite_leaves, require_one_matrix
 from .site import Site
 from .standins import dense_parameters, experts_over, foreign_over, layer_over, plain_over, swap
 from .ties import rename_ties
@@ -137,20 +136,6 @@ def give_back(model: nn.Module, site: Site) -> None:
             _put(model, path, swap(layer, foreign_over))
 
 
-def require_one_matrix(where: str, module: nn.Module) -> None:
-    """Refuse a weight that no dense matrix can stand for, because it depends on its input.
-
-    Raises SiteError.
-    """
-    for part in module.modules():
-        if isinstance(part, Operator) and not part.linear:
-            raise SiteError(
-                where,
-                "what its adapter does depends on the input, which is not one matrix",
-                "Keep it unmerged, activate another adapter, or delete this one first.",
-            )
-
-
 def require_finite(model: nn.Module, site: Site) -> None:
     """Refuse a weight that cannot be computed with.
 
@@ -158,27 +143,6 @@ def require_finite(model: nn.Module, site: Site) -> None:
     naming the site and the remedy.
     """
     require_finite_leaves(read(model, site), site)
-
-
-def require_finite_leaves(op: Operator, site: Site) -> None:
-    """Refuse an operator whose leaves cannot be computed with; see `require_finite`."""
-    leaves = [*op.named_parameters(), *op.named_buffers()]
-    if isinstance(op, Foreign) and not any(leaf.is_meta for _, leaf in leaves):
-        leaves = [("weight", op.dense())]
-    for name, leaf in leaves:
-        if leaf.is_meta:
-            raise SiteError(
-                site.where,
-                f"its {name} is on the meta device and has no values",
-                "Load the weights first, or offload nothing.",
-            )
-        if leaf.is_floating_point() and not all_finite(leaf):
-            count = int((~torch.isfinite(leaf)).sum())
-            raise SiteError(
-                site.where,
-                f"its {name} has {count} NaN or infinite values",
-                "Repair the checkpoint, load it in a wider dtype, or leave the site out.",
-            )
 
 
 def module_at(model: nn.Module, site: Site) -> nn.Module:

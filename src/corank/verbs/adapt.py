@@ -18,8 +18,7 @@ from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..io import attach
-from ..models import Site, choose_sites, in_layers, read, survey
-from ..models.places import require_finite_leaves
+from ..models import Site, choose_sites, in_layers, read, require_finite_leaves, survey
 from ..operators import Adapted
 from ..registry import Adaptation, Watch, find_method
 from ..report import Report, versions
