@@ -1,6 +1,7 @@
 """Optimisers whose state is small: an algebra of gradient transforms, and methods made of it."""
 
 from .bases import BASES
+from .classes import optimizer
 from .conjugate import Basis, Lift, conjugate
 from .full_rank import apollo, fira, frugal
 from .galore import galore
@@ -17,7 +18,7 @@ from .low_rank import (
     qgalore,
     subset_norm_momentum,
 )
-from .stepping import LowRankOptimizer, optimizer, state_bytes
+from .stepping import LowRankOptimizer, state_bytes
 from .transform import Now, State, Transform, chain
 
 APOLLO = optimizer("APOLLO", apollo)

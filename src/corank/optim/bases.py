@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache, partial
 
 import torch
@@ -13,8 +13,8 @@ from ..linalg import exact_svd
 from ..linalg.checks import gaussian
 from ..linalg.orthonormal import orthonormal
 from .conjugate import Basis
-from .frames import Columns, Frame, Rows
-from .refreshing import stored
+from .frames import Columns, Frame, Rows, kept
+from .refreshing import stored, unless
 from .transform import Now, State
 
 Rank = Callable[[int], int]
@@ -31,10 +31,6 @@ def _stacked(find: Callable[..., Tensor], x: Tensor, *others: Tensor | None) -> 
     return torch.stack([_stacked(find, x[i], *rows[i]) for i in range(len(x))])
 
 
-def _kept(x: Tensor, state: State, now: Now) -> Frame:
-    return Columns(state["basis"].to(x.dtype))
-
-
 def identity(rank: Rank, due: Due) -> Basis:
     """The first axes; all of them at full rank."""
 
@@ -42,7 +38,7 @@ def identity(rank: Rank, due: Due) -> Basis:
         eye = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
         return state | {"basis": eye[:, : rank(x.shape[-2])].expand_as(state["basis"]).clone()}
 
-    return Basis(rank, stored(rank), due, refresh, _kept)
+    return Basis(rank, stored(rank), due, refresh, kept, unless(due))
 
 
 def svd(rank: Rank, due: Due) -> Basis:
@@ -54,7 +50,7 @@ def svd(rank: Rank, due: Due) -> Basis:
 
         return state | {"basis": _stacked(find, x).to(x.dtype)}
 
-    return Basis(rank, stored(rank), due, refresh, _kept)
+    return Basis(rank, stored(rank), due, refresh, kept, unless(due))
 
 
 def subspace_iteration(x: Tensor, old: Tensor | None, rank: int, noise: torch.Generator) -> Tensor:
@@ -85,7 +81,7 @@ def randomized(rank: Rank, due: Due) -> Basis:
             "basis": _stacked(find, x, state["basis"].to(x.dtype) if now.step > 1 else None)
         }
 
-    return Basis(rank, stored(rank), due, refresh, _kept)
+    return Basis(rank, stored(rank), due, refresh, kept, unless(due))
 
 
 def _iterate(x: Tensor, old: Tensor | None, rank: int, noise: torch.Generator) -> Tensor:
@@ -104,9 +100,9 @@ def seeded(rank: Rank, due: Due) -> Basis:
     def frame(x: Tensor, state: State, now: Now) -> Frame:
         side, count = x.shape[-2], rank(x.shape[-2])
         drawn = gaussian(side, count, x, now.generator("projection", state["drawn"]))
-        return Columns(drawn / math.sqrt(count))
+        return Columns(drawn / math.sqrt(count), x)
 
-    return Basis(rank, lambda like: {"drawn": 0}, due, refresh, frame)
+    return Basis(rank, lambda like: {"drawn": 0}, due, refresh, frame, lambda state, now: None)
 
 
 def random(rank: Rank, due: Due) -> Basis:
@@ -117,7 +113,7 @@ def random(rank: Rank, due: Due) -> Basis:
         drawn = gaussian(x.shape[-2], rank(x.shape[-2]), x, noise)
         return state | {"basis": orthonormal(drawn).expand_as(state["basis"]).clone()}
 
-    return Basis(rank, stored(rank), due, refresh, _kept)
+    return Basis(rank, stored(rank), due, refresh, kept, unless(due))
 
 
 def rows(rank: Rank, due: Due, at_random: bool = False) -> Basis:
@@ -131,9 +127,9 @@ def rows(rank: Rank, due: Due, at_random: bool = False) -> Basis:
         return state | {"rows": _largest(norms, rank(x.shape[-2]))}
 
     def frame(x: Tensor, state: State, now: Now) -> Frame:
-        return Rows(state["rows"], x.shape[-2])
+        return Rows(state["rows"], x)
 
-    return Basis(rank, partial(_numbers, "rows", rank), due, refresh, frame)
+    return Basis(rank, partial(_numbers, "rows", rank), due, refresh, frame, unless(due))
 
 
 def dct(rank: Rank, due: Due) -> Basis:
@@ -145,9 +141,12 @@ def dct(rank: Rank, due: Due) -> Basis:
 
     def frame(x: Tensor, state: State, now: Now) -> Frame:
         table = _cosines(x.shape[-2], x.dtype, x.device)
-        return Columns(table.mT[state["columns"].long()].mT)
+        return Columns(table.mT[state["columns"].long()].mT, x)
 
-    return Basis(rank, partial(_numbers, "columns", rank), due, refresh, frame)
+    def company(state: State, now: Now) -> Hashable:
+        return now.step == 1 or due(state, now)
+
+    return Basis(rank, partial(_numbers, "columns", rank), due, refresh, frame, company)
 
 
 def _numbers(name: str, rank: Rank, like: Tensor) -> State:

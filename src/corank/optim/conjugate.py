@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 from .frames import Frame, turn
-from .transform import Now, State, Transform
+from .transform import Now, State, Transform, in_common
 
 #: What a refresh does to the inner state.
 Carry: TypeAlias = 'Literal["rotate", "keep", "reset"]'
@@ -22,7 +22,7 @@ class Basis:
     `rank(side)` is how many vectors for a side; `start(like)` the state before the first gradient;
     `due(state, now)` whether to refresh, always so at step 1; `refresh(x, state, now)` the state
     with a new frame (the whole state is given: a basis may look at the moments); `frame(x, state,
-    now)` the frame that the state stands for.
+    now)` the frame that the state stands for; `company(state, now)` as a transform's.
     """
 
     rank: Callable[[int], int]
@@ -30,6 +30,7 @@ class Basis:
     due: Callable[[State, Now], bool]
     refresh: Callable[[Tensor, State, Now], State]
     frame: Callable[[Tensor, State, Now], Frame]
+    company: Callable[[State, Now], Hashable]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def conjugate(inner: Transform, basis: Basis, lift: Lift, carry: Carry = "rotate
         out, state = lift.up(small, r, x, frame, state, now)
         return (out if whole is x else out.mT), state
 
-    return Transform(start, update)
+    return Transform(start, update, company=in_common(inner.company, basis.company))
 
 
 def _shorter_first(x: Tensor) -> Tensor:

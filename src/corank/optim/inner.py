@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .transform import Now, State, Transform
+from .transform import Now, State, Transform, anybody
 
 
 def turned_squares(turn: Tensor, squares: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def adam(name: str = "exp_avg") -> Transform:
         turned = {name: turn @ m, squares: turned_squares(turn, v)}
         return state | {k: t.to(state[k].dtype) for k, t in turned.items()}
 
-    return Transform(start, update, carry)
+    return Transform(start, update, carry, anybody)
 
 
 def _averaging(direction: Callable[[Tensor, Tensor, Now], Tensor], corrected: bool) -> Transform:
@@ -59,7 +59,7 @@ def _averaging(direction: Callable[[Tensor, Tensor, Now], Tensor], corrected: bo
         m = state["exp_avg"]
         return state | {"exp_avg": (turn @ m.to(turn.dtype)).to(m.dtype)}
 
-    return Transform(start, update, carry)
+    return Transform(start, update, carry, anybody)
 
 
 def momentum() -> Transform:
@@ -79,7 +79,7 @@ def lion() -> Transform:
 
 def sign() -> Transform:
     """The sign of the gradient; no state."""
-    return Transform(lambda like: {}, lambda g, state, now: (g.sign(), state))
+    return Transform(lambda like: {}, lambda g, state, now: (g.sign(), state), company=anybody)
 
 
 def muon() -> Transform:
@@ -118,13 +118,13 @@ def adafactor() -> Transform:
         state["row_sq"].copy_(row)
         state["column_sq"].copy_(column)
         out = g * (row.mean(-2, keepdim=True) / row).sqrt() / column.sqrt()
-        return out / out.square().mean().sqrt().clamp(min=1.0), state
+        return out / out.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1.0), state
 
     def carry(state: State, turn: Tensor) -> State:
         row = turned_squares(turn, state["row_sq"].to(turn.dtype)).clamp(min=1e-30)
         return state | {"row_sq": row.to(state["row_sq"].dtype)}
 
-    return Transform(start, update, carry)
+    return Transform(start, update, carry, anybody)
 
 
 INNER: dict[str, Callable[[], Transform]] = {

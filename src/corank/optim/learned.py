@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 import torch
@@ -49,7 +49,10 @@ def online_pca(rank: Rank, rate: float, orthogonality: float) -> Basis:
         direction, state = learning.update(_slope(loss, p), state, usual)
         return state | {"basis": p - rate * float(now.options["lr"]) * direction}
 
-    return replace(first, start=start, refresh=refresh)
+    def company(state: State, now: Now) -> Hashable:
+        return None if now.step == 1 else 0
+
+    return replace(first, start=start, refresh=refresh, company=company)
 
 
 def correlated(rank: Rank, due: Due, anew: int, rate: float = 0.1) -> Basis:

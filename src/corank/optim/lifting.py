@@ -25,7 +25,7 @@ def dropped(scale: float = 1.0) -> Lift:
     def up(
         u: Tensor, r: Tensor, x: Tensor, frame: Frame, state: State, now: Now
     ) -> tuple[Tensor, State]:
-        return frame.up(u).mul_(scale), state
+        return frame.up(scale * u), state
 
     return Lift(up)
 
@@ -84,7 +84,7 @@ def rescaled_rest(scale: float, growth: float) -> Lift:
         u: Tensor, r: Tensor, x: Tensor, frame: Frame, state: State, now: Now
     ) -> tuple[Tensor, State]:
         rest, state = _limited(_gains(u, r, True) * (x - frame.up(r)), growth, state)
-        return frame.up(u).mul_(scale).add_(rest), state
+        return frame.up(scale * u).add_(rest), state
 
     return Lift(up, _start)
 

@@ -31,7 +31,7 @@ def subset_normed(inner: Transform) -> Transform:
         root = v.sqrt() / math.sqrt(1 - keep**now.step) + now.options["eps"]
         return out / root, state | {"subset_sq": v.to(state["subset_sq"].dtype)}
 
-    return Transform(start, update)
+    return Transform(start, update, company=inner.company)
 
 
 def by_length_and_direction(inner: Transform) -> Transform:

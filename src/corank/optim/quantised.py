@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -27,13 +28,14 @@ def int4(basis: Basis) -> Basis:
 
     def matrix(x: Tensor, state: State) -> Tensor:
         codes = state["basis_codes"]
-        levels = torch.stack([codes & 15, codes >> 4], -1).reshape(-1, _GROUP).to(x.dtype) - 8
-        shape = torch.Size((*x.shape[:-1], basis.rank(x.shape[-2])))
-        numbers = (levels * state["basis_scales"].to(x.dtype)[:, None]).flatten()
-        return numbers[: shape.numel()].view(shape)
+        levels = torch.stack([codes & 15, codes >> 4], -1).flatten(-2).to(x.dtype) - 8
+        groups = levels.unflatten(-1, (-1, _GROUP))
+        numbers = (groups * state["basis_scales"].to(x.dtype)[..., None]).flatten(-2)
+        shape = (*x.shape[codes.ndim - 1 : -1], basis.rank(x.shape[-2]))
+        return numbers[..., : math.prod(shape)].unflatten(-1, shape)
 
     def frame(x: Tensor, state: State, now: Now) -> Frame:
-        return Columns(matrix(x, state))
+        return Columns(matrix(x, state), x)
 
     def refresh(x: Tensor, state: State, now: Now) -> State:
         found = basis.refresh(x, state | {"basis": matrix(x, state)}, now)

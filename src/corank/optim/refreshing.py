@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 import torch
@@ -28,6 +28,15 @@ def every(steps: int, stagger: bool = True) -> Callable[[State, Now], bool]:
         return (now.step - 1 + ahead) % steps == 0
 
     return due
+
+
+def unless(due: Callable[[State, Now], bool]) -> Callable[[State, Now], Hashable]:
+    """The company of a basis that is sought for one parameter at a time: alone when it is due."""
+
+    def company(state: State, now: Now) -> Hashable:
+        return None if now.step == 1 or due(state, now) else 0
+
+    return company
 
 
 def lazily(basis: Basis, threshold: float, history: int = 5) -> Basis:

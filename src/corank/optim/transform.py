@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +16,10 @@ State: TypeAlias = "dict[str, Any]"
 
 @dataclass(frozen=True)
 class Now:
-    """Where a parameter stands when its gradient is transformed."""
+    """Where a parameter stands when its gradient is transformed.
+
+    A stack of several parameters has the place of its first and no weight.
+    """
 
     step: int  #: this step's number among the parameter's own, from 1
     slot: int  #: the parameter's place among those that are projected
@@ -35,6 +38,15 @@ def _as_it_was(state: State, turn: Tensor) -> State:
     return state
 
 
+def _alone(state: State, now: Now) -> Hashable:
+    return None
+
+
+def anybody(state: State, now: Now) -> Hashable:
+    """A transform's company where it has no regard to whose gradient it is given."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Transform:
     """`start(like)` is the state before the first gradient, known on the meta device too.
@@ -42,11 +54,16 @@ class Transform:
     `update(gradient, state, now)` gives the direction to descend along and the next state; it may
     overwrite the tensors of the state that it is given, never the gradient. `carry(state, turn)`
     is the state after a change of coordinates that takes a gradient R to turn @ R.
+
+    `company(state, now)` tells which parameters may go through this step's update together, as one
+    stack with a leading dimension more: those of equal shapes, of equal numbers in their states and
+    of equal answers. None goes alone.
     """
 
     start: Callable[[Tensor], State]
     update: Callable[[Tensor, State, Now], tuple[Tensor, State]]
     carry: Callable[[State, Tensor], State] = _as_it_was
+    company: Callable[[State, Now], Hashable] = _alone
 
 
 def chain(*transforms: Transform) -> Transform:
@@ -71,4 +88,14 @@ def chain(*transforms: Transform) -> Transform:
             state = transform.carry(state, turn)
         return state
 
-    return Transform(start, update, carry)
+    return Transform(start, update, carry, in_common(*(t.company for t in transforms)))
+
+
+def in_common(*companies: Callable[[State, Now], Hashable]) -> Callable[[State, Now], Hashable]:
+    """The company that suits all of them."""
+
+    def company(state: State, now: Now) -> Hashable:
+        answers = tuple(each(state, now) for each in companies)
+        return None if None in answers else answers
+
+    return company

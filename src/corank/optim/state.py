@@ -1,0 +1,32 @@
+"""What an optimiser remembers of a parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .inner import adam
+from .matrices import as_matrix
+from .transform import State, Transform
+
+#: State that stays on the CPU, whatever device its parameter is on.
+ON_CPU = frozenset({"cosines"})
+
+
+def is_projected(p: Tensor, group: dict[str, Any]) -> bool:
+    """Whether a parameter of the group goes through the method or through plain Adam."""
+    return bool(group["project"]) and p.ndim >= 2 and p.numel() > 0
+
+
+def fresh_state(p: Tensor, group: dict[str, Any], transform: Transform) -> State:
+    """The state before the first step; over meta tensors it costs nothing to know."""
+    like = p.detach()
+    if is_projected(p, group):
+        like = as_matrix(like, group)
+    else:
+        transform = adam()
+    wide = torch.float64 if p.dtype == torch.float64 else torch.float32
+    dtype = wide if group["state_dtype"] == "float32" else getattr(torch, group["state_dtype"])
+    return {"step": 0} | transform.start(torch.empty_like(like, dtype=dtype))
