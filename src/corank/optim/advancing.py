@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from .matrices import as_matrix
+from .tracing import unrolled
 from .transform import Now, State, Transform
 
 #: Numbers in a stack: copies pay while they stay in a processor's cache; elsewhere, calls are dear.
 _ROOM_ON_CPU, _ROOM = 2**17, 2**24
 
 
+@unrolled
 def advance(
     params: Iterable[Tensor],
     group: dict[str, Any],
@@ -45,6 +47,7 @@ def _cut(team: list[tuple[Tensor, Now]]) -> Iterator[list[tuple[Tensor, Now]]]:
         yield team[i : i + most]
 
 
+@unrolled
 def _take(
     team: list[tuple[Tensor, Now]], transform: Transform, states: Mapping[Tensor, State]
 ) -> None:
@@ -67,6 +70,7 @@ def _take(
     torch._foreach_add_(params, moves, alpha=-lr)
 
 
+@unrolled
 def _update_stack(
     grads: list[Tensor], states: list[State], transform: Transform, now: Now
 ) -> list[Tensor]:

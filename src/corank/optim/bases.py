@@ -15,6 +15,7 @@ from ..linalg.orthonormal import orthonormal
 from .conjugate import Basis
 from .frames import Columns, Frame, Rows, kept
 from .refreshing import stored, unless
+from .tracing import untraced
 from .transform import Now, State
 
 Rank = Callable[[int], int]
@@ -99,18 +100,22 @@ def seeded(rank: Rank, due: Due) -> Basis:
 
     def frame(x: Tensor, state: State, now: Now) -> Frame:
         side, count = x.shape[-2], rank(x.shape[-2])
-        drawn = gaussian(side, count, x, now.generator("projection", state["drawn"]))
+        drawn = _drawn(side, count, x, now, state["drawn"])
         return Columns(drawn / math.sqrt(count), x)
 
     return Basis(rank, lambda like: {"drawn": 0}, due, refresh, frame, lambda state, now: None)
+
+
+@untraced
+def _drawn(rows: int, columns: int, x: Tensor, now: Now, epoch: int) -> Tensor:
+    return gaussian(rows, columns, x, now.generator("projection", epoch))
 
 
 def random(rank: Rank, due: Due) -> Basis:
     """Random orthonormal vectors."""
 
     def refresh(x: Tensor, state: State, now: Now) -> State:
-        noise = now.generator("projection", now.step)
-        drawn = gaussian(x.shape[-2], rank(x.shape[-2]), x, noise)
+        drawn = _drawn(x.shape[-2], rank(x.shape[-2]), x, now, now.step)
         return state | {"basis": orthonormal(drawn).expand_as(state["basis"]).clone()}
 
     return Basis(rank, stored(rank), due, refresh, kept, unless(due))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .tracing import untraced
+
 
 def require_sound(group: dict[str, Any]) -> None:
     low, high = group["betas"]
@@ -25,6 +27,7 @@ def require_sound(group: dict[str, Any]) -> None:
             raise ValueError(f"parameters must be real floating-point tensors, got {p.dtype}")
 
 
+@untraced
 def all_finite(grads: Iterable[Tensor | None]) -> bool:
     """Whether all are; raises for sparse ones. One look at each device, not one per gradient."""
     peaks: dict[torch.device, list[Tensor]] = {}

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from .frames import Frame, turn
+from .tracing import untraced
 from .transform import Now, State, Transform, in_common
 
 #: What a refresh does to the inner state.
@@ -61,17 +62,22 @@ def conjugate(inner: Transform, basis: Basis, lift: Lift, carry: Carry = "rotate
         since = {"since": 0} if carry == "reset" else {}
         return since | basis.start(like) | inner.start(small_like(like)) | lift.start(like)
 
+    @untraced
+    def refreshed(x: Tensor, state: State, now: Now) -> State:
+        old = basis.frame(x, state, now) if now.step > 1 and carry == "rotate" else None
+        state = _stored_as(state, basis.refresh(x, state, now))
+        if old is not None:
+            change = turn(basis.frame(x, state, now), old, x, basis.rank(x.shape[-2]))
+            state = inner.carry(state, change)
+        if carry == "reset":
+            fresh = _stored_as(state, inner.start(small_like(x)))
+            state = state | fresh | {"since": now.step - 1}
+        return state
+
     def update(x: Tensor, state: State, now: Now) -> tuple[Tensor, State]:
         whole, x = x, _shorter_first(x)
         if now.step == 1 or basis.due(state, now):
-            old = basis.frame(x, state, now) if now.step > 1 and carry == "rotate" else None
-            state = _stored_as(state, basis.refresh(x, state, now))
-            if old is not None:
-                change = turn(basis.frame(x, state, now), old, x, basis.rank(x.shape[-2]))
-                state = inner.carry(state, change)
-            if carry == "reset":
-                fresh = _stored_as(state, inner.start(small_like(x)))
-                state = state | fresh | {"since": now.step - 1}
+            state = refreshed(x, state, now)
         frame = basis.frame(x, state, now)
         r = frame.down(x)
         inside = now if carry != "reset" else replace(now, step=now.step - state["since"])

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from .advancing import advance
 from .inner import adam
+from .tracing import untraced
 from .transform import State
 
 
+@untraced
 def advance_plainly(
     params: Iterable[Tensor], group: dict[str, Any], states: Mapping[Tensor, State]
 ) -> None:

@@ -18,6 +18,7 @@ from .checks import all_finite, require_sound
 from .groups import groups
 from .plain import advance_plainly
 from .state import ON_CPU, fresh_state, is_projected
+from .tracing import unrolled, untraced
 from .transform import Transform
 
 #: What every group has, whatever the method.
@@ -43,6 +44,10 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         three and more dimensions as stacks of matrices (fused experts), not as filters to flatten.
     weight_decay: decoupled, as AdamW's.
     state_dtype: "float32" (float64 for float64 parameters) or "bfloat16".
+
+    `torch.compile(optimizer.step)` compiles the transforms; the walk over parameters and the search
+    for a basis stay as they are. Shapes, stacks and refreshes each take a graph of their own, so
+    that models of many shapes want a larger `torch._dynamo.config.recompile_limit`.
 
     A parameter without gradient is left alone. A step with a gradient that is not finite changes
     nothing and warns. Sparse gradients are refused.
@@ -72,6 +77,7 @@ class LowRankOptimizer(Optimizer, abc.ABC):
             self.param_groups.pop()
             raise
 
+    @untraced
     def _transform(self, group: dict[str, Any]) -> Transform:
         names = _options_of(type(self).transform)
         return _made(type(self).transform, tuple((n, group[n]) for n in names if n in group))
@@ -90,6 +96,7 @@ class LowRankOptimizer(Optimizer, abc.ABC):
             warnings.warn("a gradient is not finite: this step was skipped", stacklevel=2)
         return loss
 
+    @unrolled
     def _advance(self, chosen: set[Tensor]) -> None:
         projected = [p for g in self.param_groups for p in g["params"] if is_projected(p, g)]
         places = {p: i for i, p in enumerate(projected)}
