@@ -205,7 +205,7 @@ def test_half_the_state_in_bfloat16():
         ({"betas": (0.9, 1.0)}, "betas is out of range"),
         ({"lr": -1.0}, "lr is out of range"),
         ({"ranks": 3}, "did you mean 'rank'"),
-        ({"state_dtype": "int8"}, "state_dtype is out of range"),
+        ({"state_dtype": "int3"}, "state_dtype is out of range"),
     ],
 )
 def test_bad_options(options, said):

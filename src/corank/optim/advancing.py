@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .eight_bits import pack, unpack
 from .matrices import as_matrix
 from .tracing import unrolled
 from .transform import Now, State, Transform
@@ -57,8 +58,8 @@ def _take(
     grads = [as_matrix(p.grad.to(dtype), group) for p in params]  # type: ignore[union-attr]
     if len(team) == 1:
         state = states[params[0]]
-        direction, following = transform.update(grads[0], dict(state), now)
-        state.update(following)
+        direction, following = transform.update(grads[0], unpack(state), now)
+        state.update(pack(following, state))
         directions = [direction]
     else:
         now = Now(now.step, now.slot, now.slots, group, grads[0].new_empty(0))
@@ -78,8 +79,8 @@ def _update_stack(
         name: torch.stack([s[name] for s in states]) if isinstance(value, Tensor) else value
         for name, value in states[0].items()
     }
-    direction, following = transform.update(torch.stack(grads), dict(stacked), now)
-    for name, value in following.items():
+    direction, following = transform.update(torch.stack(grads), unpack(stacked), now)
+    for name, value in pack(following, stacked).items():
         if not isinstance(value, Tensor):
             for state in states:
                 state[name] = value

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .tracing import untraced
 
+#: Names of what moments may be stored in.
+STATE_DTYPES = ("float32", "bfloat16", "int8")
+
 
 def require_sound(group: dict[str, Any]) -> None:
     low, high = group["betas"]
@@ -18,7 +21,7 @@ def require_sound(group: dict[str, Any]) -> None:
         ("betas", group["betas"], 0 <= low < 1 and 0 <= high < 1),
         ("eps", group["eps"], group["eps"] >= 0),
         ("weight_decay", group["weight_decay"], group["weight_decay"] >= 0),
-        ("state_dtype", group["state_dtype"], group["state_dtype"] in ("float32", "bfloat16")),
+        ("state_dtype", group["state_dtype"], group["state_dtype"] in STATE_DTYPES),
     ):
         if not sound:
             raise ValueError(f"{name} is out of range: {value!r}")

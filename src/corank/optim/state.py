@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .eight_bits import pack_afresh
 from .inner import adam
 from .matrices import as_matrix
 from .transform import State, Transform
@@ -28,5 +29,6 @@ def fresh_state(p: Tensor, group: dict[str, Any], transform: Transform) -> State
     else:
         transform = adam()
     wide = torch.float64 if p.dtype == torch.float64 else torch.float32
-    dtype = wide if group["state_dtype"] == "float32" else getattr(torch, group["state_dtype"])
-    return {"step": 0} | transform.start(torch.empty_like(like, dtype=dtype))
+    dtype = torch.bfloat16 if group["state_dtype"] == "bfloat16" else wide
+    state = transform.start(torch.empty_like(like, dtype=dtype))
+    return {"step": 0} | (pack_afresh(state) if group["state_dtype"] == "int8" else state)
