@@ -1,8 +1,10 @@
 """Optimisers whose state is small: an algebra of gradient transforms, and methods made of it."""
 
+from .backward import step_in_backward
 from .bases import BASES
 from .classes import optimizer
 from .conjugate import Basis, Lift, conjugate
+from .for_trainer import for_trainer
 from .full_rank import apollo, fira, frugal
 from .galore import galore
 from .groups import groups
@@ -59,7 +61,9 @@ __all__ = [
     "Transform",
     "chain",
     "conjugate",
+    "for_trainer",
     "groups",
     "optimizer",
     "state_bytes",
+    "step_in_backward",
 ]

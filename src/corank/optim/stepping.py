@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -43,7 +43,8 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         groups; `project=False` makes a group plain Adam; `stack=True` takes its parameters of
         three and more dimensions as stacks of matrices (fused experts), not as filters to flatten.
     weight_decay: decoupled, as AdamW's.
-    state_dtype: "float32" (float64 for float64 parameters) or "bfloat16".
+    state_dtype: "float32" (float64 for float64 parameters), "bfloat16", or "int8": tensors of 4096
+        numbers and more, but for a stored basis, in eight bits by blocks of 256.
 
     `torch.compile(optimizer.step)` compiles the transforms; the walk over parameters and the search
     for a basis stay as they are. Shapes, stacks and refreshes each take a graph of their own, so
@@ -91,13 +92,16 @@ class LowRankOptimizer(Optimizer, abc.ABC):
                 loss = closure()
         params = [p for group in self.param_groups for p in group["params"]]
         if all_finite(p.grad for p in params):
-            self._advance(set(params))
+            self.advance(params)
         else:
             warnings.warn("a gradient is not finite: this step was skipped", stacklevel=2)
         return loss
 
     @unrolled
-    def _advance(self, chosen: set[Tensor]) -> None:
+    @torch.no_grad()
+    def advance(self, params: Iterable[Tensor]) -> None:
+        """Step those of the parameters that have gradients, which are taken to be finite."""
+        chosen = set(params)
         projected = [p for g in self.param_groups for p in g["params"] if is_projected(p, g)]
         places = {p: i for i, p in enumerate(projected)}
         for group in self.param_groups:
