@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import all_finite
+from .finite import all_finite
+from .sharded import is_sharded
 from .stepping import LowRankOptimizer
 
 
@@ -20,7 +21,8 @@ def step_in_backward(optimizer: LowRankOptimizer) -> Callable[[], None]:
     Call `optimizer.step()` after each backward all the same: schedulers count it, and a second
     gradient before it (accumulation) raises RuntimeError. A gradient that is not finite leaves out
     its own parameter only. What needs all gradients at once (clipping by their common norm,
-    GradScaler) cannot be had. State, and so resuming, are as usual.
+    GradScaler) cannot be had, and sharded parameters (FSDP2) raise ValueError. State, and so
+    resuming, are as usual.
 
     Returns a function that goes back to usual stepping. Parameters of later groups are not seen.
     """
@@ -43,6 +45,8 @@ def step_in_backward(optimizer: LowRankOptimizer) -> Callable[[], None]:
     def begin_anew(*_: Any) -> None:
         moved.clear()
 
+    if any(is_sharded(p) for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("step_in_backward does not take sharded parameters: step as usual")
     params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     handles: list[Any] = [p.register_post_accumulate_grad_hook(step_one) for p in params]
     handles.append(optimizer.register_step_post_hook(begin_anew))

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
-
-import torch
-from torch import Tensor
-
-from .tracing import untraced
 
 #: Names of what moments may be stored in.
 STATE_DTYPES = ("float32", "bfloat16", "int8")
@@ -28,22 +22,3 @@ def require_sound(group: dict[str, Any]) -> None:
     for p in group["params"]:
         if not p.is_floating_point():
             raise ValueError(f"parameters must be real floating-point tensors, got {p.dtype}")
-
-
-@untraced
-def all_finite(grads: Iterable[Tensor | None]) -> bool:
-    """Whether all are; raises for sparse ones. One look at each device, not one per gradient."""
-    peaks: dict[torch.device, list[Tensor]] = {}
-    for g in grads:
-        if g is None or not g.numel():
-            continue
-        if g.layout != torch.strided:
-            raise RuntimeError(
-                "a gradient is sparse: give its parameter to torch.optim.SparseAdam, "
-                "or make the embedding with sparse=False"
-            )
-        peaks.setdefault(g.device, []).extend(g.aminmax())  # NaN goes through both
-    return all(
-        bool(torch.isfinite(torch.stack([p.double() for p in some])).all())
-        for some in peaks.values()
-    )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from ..models import Targets, find_sites
+from .sharded import is_sharded
+from .state import outline
 
 
 def groups(
@@ -21,7 +25,9 @@ def groups(
     trained = {id(p): p for p in model.parameters() if p.requires_grad}
     flat: list[nn.Parameter] = []
     stacks: list[nn.Parameter] = []
-    for site in find_sites(model, targets):
+    with _outlined(model):
+        sites = find_sites(model, targets)
+    for site in sites:
         if any(isinstance(model.get_submodule(name), nn.Embedding) for name in site.tied):
             continue
         owner = model.get_submodule(site.path)
@@ -34,3 +40,22 @@ def groups(
         {"params": list(trained.values()), "project": False},
     ]
     return [group for group in made if group["params"]]
+
+
+@contextmanager
+def _outlined(model: nn.Module) -> Iterator[None]:
+    """Mere shapes in place of sharded parameters, to find out what the modules are."""
+    held = [
+        (module._parameters, name, p)
+        for module in model.modules()
+        for name, p in module._parameters.items()
+        if p is not None and is_sharded(p)
+    ]
+    shapes = {p: nn.Parameter(outline(p)) for _, _, p in held}
+    try:
+        for parameters, name, p in held:
+            parameters[name] = shapes[p]
+        yield
+    finally:
+        for parameters, name, p in held:
+            parameters[name] = p

@@ -21,6 +21,11 @@ def is_projected(p: Tensor, group: dict[str, Any]) -> bool:
     return bool(group["project"]) and p.ndim >= 2 and p.numel() > 0
 
 
+def outline(p: Tensor) -> Tensor:
+    """The parameter's shape and type, whole if it is sharded, on the meta device."""
+    return torch.empty(p.shape, dtype=p.dtype, device="meta")
+
+
 def fresh_state(p: Tensor, group: dict[str, Any], transform: Transform) -> State:
     """The state before the first step; over meta tensors it costs nothing to know."""
     like = p.detach()

@@ -14,10 +14,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .advancing import advance
-from .checks import all_finite, require_sound
+from .checks import require_sound
+from .finite import all_finite
 from .groups import groups
 from .plain import advance_plainly
-from .state import ON_CPU, fresh_state, is_projected
+from .sharded import (
+    advance_sharded,
+    first_state,
+    is_mine,
+    owners,
+    require_one_shard,
+    share_state,
+)
+from .state import ON_CPU, fresh_state, is_projected, outline
 from .tracing import unrolled, untraced
 from .transform import Transform
 
@@ -73,7 +82,8 @@ class LowRankOptimizer(Optimizer, abc.ABC):
             require_sound(group)
             transform = self._transform(group)
             for p in group["params"]:
-                fresh_state(p.to("meta"), group, transform)
+                require_one_shard(p, group)
+                fresh_state(outline(p), group, transform)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -91,7 +101,7 @@ class LowRankOptimizer(Optimizer, abc.ABC):
             with torch.enable_grad():
                 loss = closure()
         params = [p for group in self.param_groups for p in group["params"]]
-        if all_finite(p.grad for p in params):
+        if all_finite([p.grad for p in params]):
             self.advance(params)
         else:
             warnings.warn("a gradient is not finite: this step was skipped", stacklevel=2)
@@ -102,18 +112,35 @@ class LowRankOptimizer(Optimizer, abc.ABC):
     def advance(self, params: Iterable[Tensor]) -> None:
         """Step those of the parameters that have gradients, which are taken to be finite."""
         chosen = set(params)
-        projected = [p for g in self.param_groups for p in g["params"] if is_projected(p, g)]
-        places = {p: i for i, p in enumerate(projected)}
+        projected = self._projected()
+        places, owner = {p: i for i, p in enumerate(projected)}, owners(projected)
         for group in self.param_groups:
             transform = self._transform(group)
             moved = [p for p in group["params"] if p in chosen and p.grad is not None]
             moved = [p for p in moved if p.numel()]
             for p in moved:
                 if not self.state[p]:
-                    self.state[p].update(fresh_state(p, group, transform))
-            whole = [p for p in moved if p in places]
+                    self.state[p].update(first_state(p, group, transform, owner))
+            whole = [p for p in moved if p in places and p not in owner]
             advance(whole, group, transform, self.state, places)
+            parts = [p for p in moved if p in owner]
+            advance_sharded(parts, group, transform, self.state, places, owner)
             advance_plainly([p for p in moved if p not in places], group, self.state)
+
+    def _projected(self) -> list[Tensor]:
+        return [p for g in self.param_groups for p in g["params"] if is_projected(p, g)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; of sharded matrices, owners share theirs, so that every process must call."""
+        found = super().state_dict()
+        owner = owners(self._projected())
+        for group, numbered in zip(self.param_groups, found["param_groups"], strict=True):
+            transform = self._transform(group)
+            for p, number in zip(group["params"], numbered["params"], strict=True):
+                if p in owner and number in found["state"]:
+                    like = fresh_state(outline(p), group, transform)
+                    found["state"][number] = share_state(self.state[p], like, p, owner[p])
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but with every tensor in the type that it was saved in."""
@@ -122,7 +149,12 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         saved = state_dict["state"]
         numbers = [i for group in state_dict["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
+        owner = owners(self._projected())
         for number, p in zip(numbers, params, strict=True):
+            if not is_mine(p, owner):
+                if number in saved:
+                    self.state[p] = {"step": saved[number]["step"]}
+                continue
             for name, value in saved.get(number, {}).items():
                 if isinstance(value, Tensor):
                     device = "cpu" if name in ON_CPU else p.device
@@ -134,7 +166,7 @@ class LowRankOptimizer(Optimizer, abc.ABC):
             transform = self._transform(saved)
             for p, number in zip(group["params"], saved["params"], strict=False):
                 held = state_dict["state"].get(number)
-                wanted = fresh_state(p.to("meta"), saved, transform) if held else {}
+                wanted = fresh_state(outline(p), saved, transform) if held else {}
                 for name, value in wanted.items():
                     shape = getattr(value, "shape", None)
                     if name not in held or getattr(held[name], "shape", None) != shape:
