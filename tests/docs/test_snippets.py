@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 import corank
 
@@ -36,6 +37,20 @@ def test_the_page_on_adapters_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
     assert names["planned"].totals["trainable"] == names["report_of_lora"].totals["trainable"]
     assert "{'code': 0.7, 'prose': -0.3}" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_the_page_on_pretraining_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_llama().save_pretrained("model")
+    batches = [{**batch, "labels": batch["input_ids"]} for batch in tokens()]
+    rows = [{"input_ids": row, "labels": row} for batch in batches for row in batch["input_ids"]]
+    names = {"folder": "model", "batches": batches, "rows": rows}
+    for snippet in snippets(ROOT / "docs" / "pretrain.md"):
+        exec(snippet, names)
+    whole, resumed = (names[name].model.state_dict() for name in ("whole", "resumed"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert "sltrain" in capsys.readouterr().out
 
 
 @pytest.fixture

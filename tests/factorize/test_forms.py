@@ -6,7 +6,7 @@ import torch
 import corank
 from corank.adapters import factorized
 from corank.errors import SiteError
-from corank.operators import LowRank, build, describe, is_linear
+from corank.operators import Activated, Dense, LowRank, Product, build, describe, is_linear
 
 from ..adapters.small import leaves, small_model, stir
 from .small import PARAMETERS, batches, begin, factorize, operators, train
@@ -79,6 +79,14 @@ def test_bad_parameters_are_named_and_the_model_stays(key, params, told):
     with pytest.raises(ValueError, match=told):
         factorize(corank.registry.find_method(key), model, **params)
     assert torch.equal(model(X), small_model()(X))
+
+
+def test_a_product_around_an_activation_has_no_matrix():
+    a, b = Dense(torch.randn(5, 4)), Dense(torch.randn(4, 5))
+    for op in (Product(Activated(a, "relu"), b), Product(b, Activated(a, "relu"))):
+        assert not is_linear(op)
+        with pytest.raises(ValueError, match="not one matrix"):
+            op.dense()
 
 
 def test_a_factorised_model_has_the_ranks_that_were_asked_for():
