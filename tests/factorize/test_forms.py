@@ -72,7 +72,8 @@ def test_what_is_no_matrix_is_saved_and_not_merged(key, form, tmp_path):
      ("slope", {"n": 4}, "n=4"), ("slope", {"m": 8}, "does not fit its rows and columns"),
      ("slope", {"share": 0.0}, "share"), ("sparse_ift", {"sparsity": 1.0}, "sparsity"),
      ("sparse_ift", {"form": "narrow"}, "narrow"), ("spectral_init", {"decay": -1.0}, "decay"),
-     ("sst", {"every": 0}, "every"), ("sst", {"rank": 16}, "none of its 16 triples")],
+     ("trp", {"energy": 0.0}, "energy"), ("sst", {"every": 0}, "every"),
+     ("sst", {"rank": 16}, "none of its 16 triples")],
 )  # fmt: skip
 def test_bad_parameters_are_named_and_the_model_stays(key, params, told):
     model = small_model()

@@ -214,3 +214,28 @@ def test_sparse_ift_costs_what_the_dense_weight_does():
         assert abs(report.totals["trainable"] - dense) < 0.05 * dense
     _, report = factorize(corank.registry.find_method("sparse_ift"), form="wide", sparsity=0.5)
     assert report.totals["trainable"] == dense // 2
+
+
+def test_trp_cuts_the_weight_and_then_pushes_its_nuclear_norm_down():
+    model = made("trp", every=2, energy=0.9, nuclear=0.5)
+    control, optimizer = begin(model, lr=0.01, optimizer=torch.optim.SGD)
+    train(model, optimizer, range(1))
+    weight = model[2].weight
+    assert torch.linalg.matrix_rank(weight) == 20
+    seen = {}
+    optimizer.register_step_pre_hook(lambda *_: seen.update(grad=weight.grad.clone()))
+    value = loss(model, batches()[1])
+    optimizer.zero_grad()
+    value.backward()
+    stepped = weight.detach() - 0.01 * weight.grad
+    optimizer.step()
+    u, s, vh = torch.linalg.svd(stepped, full_matrices=False)
+    share = s.square().cumsum(0) / s.square().sum()
+    rank = int((share < 0.9).sum()) + 1
+    torch.testing.assert_close(weight.detach(), (u[:, :rank] * s[:rank]) @ vh[:rank])
+    optimizer.zero_grad()
+    loss(model, batches()[2]).backward()
+    plain = weight.grad.clone()
+    optimizer.step()
+    torch.testing.assert_close(seen["grad"], plain + 0.5 * u[:, :rank] @ vh[:rank])
+    assert not control.trainings[0].memory

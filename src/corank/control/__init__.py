@@ -11,6 +11,7 @@ from .reflecting import reflections_apart
 from .replacing import replace
 from .spectral_rounds import drawn, spectral_rounds
 from .stiefel import orthogonal_krons
+from .truncating import truncating
 from .whole import whole
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "replace",
     "spectral_rounds",
     "trained_low_ranks",
+    "truncating",
     "vector_freezing",
     "whole",
 ]

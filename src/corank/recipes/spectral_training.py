@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from ..control import Control, drawn, spectral_rounds
+from ..control import Control, drawn, spectral_rounds, truncating
 from ..control.penalties import frobenius_decay
 from ..errors import SiteError
 from ..models import Site
-from ..operators import LowRank, Operator, Sum
+from ..operators import Dense, LowRank, Operator, Sum
 from ..registry import Factorization, Paper, method
 from ..rewrites import Rewrite, all_triples, leading, rooted
 from ..rewrites.adapting import trains
+from ..rewrites.decomposed import wide
 from .counts import each, low_rank
 
 FACTORIZATION = ("factorization",)
@@ -88,3 +89,34 @@ def spectral_init(rank: int = 64, decay: float = 1e-4) -> Factorization:
 
     controls = (Control(penalty=frobenius_decay(decay)),) if decay else ()
     return Factorization(Rewrite(rewrite), low_rank(rank), controls=controls)
+
+
+@method(
+    Paper(
+        "Trained Rank Pruning for Efficient Deep Neural Networks",
+        "1812.02402",
+        "the abstract and the authors' code (cifar-TRP.py); equations not read",
+        "a convolution is cut as filters by inputs, one of the code's ways; the subgradient is "
+        "added in the step after a cut, the others going without; all defaults are ours",
+    ),
+    area="train",
+    laws=(*FACTORIZATION, "from_w", "preserves"),
+    equation=lambda w, p, **_: p["weight"],
+)
+def trp(every: int = 20, energy: float = 0.98, nuclear: float = 3e-4) -> Factorization:
+    """All of W trains, and is cut back to low rank every `every` steps and at the end.
+
+    energy: the share, over 0 to 1, of the squared singular values that a cut keeps. nuclear: times
+    the nuclear norm is added to the loss right after a cut. The trained weights have low rank, so
+    `corank.compress(model, "svd", ...)` then costs nothing.
+    """
+    if every < 1 or not 0 < energy <= 1 or nuclear < 0:
+        raise ValueError(
+            f"every={every} must be at least 1, energy={energy} over 0, to 1, and "
+            f"nuclear={nuclear} at least 0"
+        )
+    return Factorization(
+        Rewrite(lambda op, site: Dense(trains(wide(op).clone()))),
+        count=each(lambda out, into: out * into),
+        controls=(truncating(every, energy, nuclear),),
+    )
