@@ -11,6 +11,7 @@ import torch
 import corank
 
 from ..adapters import test_laws as laws
+from ..factorize import test_laws as factorized_laws
 from ..verbs.models import tiny_llama, tokens
 
 ROOT = Path(__file__).parents[2]
@@ -73,10 +74,17 @@ def of_the_example():
 
 
 OWN = {"scaled_lora": of_the_page, "fading_lora": of_the_example}
-LAWS = {
-    name: law for name, law in vars(laws).items()
-    if name.startswith("test_") and list(inspect.signature(law).parameters) == ["method"]
-}  # fmt: skip
+
+
+def laws_of(module):
+    """The module's tests of one method alone."""
+    return {
+        name: law for name, law in vars(module).items()
+        if name.startswith("test_") and list(inspect.signature(law).parameters) == ["method"]
+    }  # fmt: skip
+
+
+LAWS, FACTORIZED_LAWS = laws_of(laws), laws_of(factorized_laws)
 
 
 #: Of those, what holds only of adapters whose ranks change.
@@ -89,3 +97,9 @@ def test_an_adapter_of_ones_own_obeys_the_laws(key, law, registry):
     OWN[key]()
     if law not in DYNAMIC or "dynamic" in registry[key].laws:
         LAWS[law](registry[key])
+
+
+@pytest.mark.parametrize("law", FACTORIZED_LAWS)
+def test_a_factorisation_of_ones_own_obeys_the_laws(law, registry):
+    of_the_page()
+    FACTORIZED_LAWS[law](registry["gated_factors"])
