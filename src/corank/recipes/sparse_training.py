@@ -46,8 +46,8 @@ def _slope(w: Tensor, p: dict[str, Tensor], rank: int = 16, **_: object) -> Tens
         "the abstract and the authors' code (slope/slope.py)",
         "the products are dense ones over zeros, so memory is saved and time is not; the support "
         "is stored as 32 bits per value; the adapters stand from the start, at zero and without a "
-        "gradient, and start to train late; their rank is ours; widths that m does not divide, and "
-        "no thin weights, are refused, where the code skips weights over 5 times as long as wide",
+        "gradient, and start to train late; their rank is ours; a width that m does not divide is "
+        "refused; those over 5 times as long as wide, left dense by the code, are pruned too",
     ),
     area="train",
     laws=FACTORIZATION,
