@@ -42,14 +42,8 @@ def test_it_computes_what_it_does_merged_and_trains(method):
         optimizer.step()
         losses.append(value.item())
     assert losses[-1] < losses[0]
-    before = model(index)
-    if "nonlinear" in method.laws:
-        low = model.conv.operator.operators[0].operator
-        x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
-        places = nn.functional.unfold(x, 3, padding=1).mT
-        expected = low(places).mT.unflatten(-1, (5, 5))
-        torch.testing.assert_close(convolve(low, x, model.conv.geometry), expected)
-    else:
+    if "nonlinear" not in method.laws:
+        before = model(index)
         corank.merge(model)
         torch.testing.assert_close(model(index), before)
         assert {type(layer) for layer in model.children()} == {nn.Embedding, nn.Conv2d, Conv1D}
@@ -61,6 +55,16 @@ def test_chosen_columns_at_an_embedding_and_a_convolution():
     before = model(index)
     corank.merge(model)
     torch.testing.assert_close(model(index), before)
+
+
+def test_an_activation_at_a_convolution_whose_factors_are_wider_than_its_kernel():
+    model = Kinds().double()
+    corank.factorize(model, "lost", targets=["conv"], rank=8)
+    low = model.conv.operator.operators[0].operator
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    places = nn.functional.unfold(x, 3, padding=1).mT
+    expected = low(places).mT.unflatten(-1, (5, 5))
+    torch.testing.assert_close(convolve(low, x, model.conv.geometry), expected)
 
 
 @pytest.mark.parametrize("key", ["sltrain", "slope", "sst"])
