@@ -61,7 +61,7 @@ def test_what_is_no_matrix_is_saved_and_not_merged(key, form, tmp_path):
     corank.save(model, tmp_path / "model")
     assert torch.equal(corank.load(tmp_path / "model", small_model)(X), before)
     op = model[0].operator
-    with pytest.raises(ValueError, match=r"not (those of )?one matrix"):
+    with pytest.raises(ValueError, match="not those of one matrix"):
         op.dense()
 
 
@@ -86,7 +86,7 @@ def test_a_product_around_an_activation_has_no_matrix():
     a, b = Dense(torch.randn(5, 4)), Dense(torch.randn(4, 5))
     for op in (Product(Activated(a, "relu"), b), Product(b, Activated(a, "relu"))):
         assert not is_linear(op)
-        with pytest.raises(ValueError, match="not one matrix"):
+        with pytest.raises(ValueError, match="not those of one matrix"):
             op.dense()
 
 
