@@ -177,7 +177,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
 def test_a_state_of_other_adapters_is_refused():
     model, other = adapted_llama(), tiny_llama()
     corank.adapt(other, "lora", name="another")
-    with pytest.raises(ValueError, match=r"adapters \['another'\], not \['default'\]"):
+    with pytest.raises(ValueError, match=r"of \['another'\], not \['default'\]"):
         corank.controller(model).load_state_dict(corank.controller(other).state_dict())
 
 

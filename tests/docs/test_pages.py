@@ -39,8 +39,8 @@ def test_verbs_and_methods_that_pages_name_exist(page):
     for name in re.findall(r"corank\.([a-z_]+)\(", text):
         assert hasattr(corank, name), f"{page.name}: corank.{name}"
     own = set(re.findall(r"^def (\w+)\(", text, re.MULTILINE))
-    for area in ("compress", "adapt"):
-        for key in re.findall(rf'corank\.{area}\(\s*\w+,\s*"(\w+)"', text):
+    for verb, area in (("compress", "compress"), ("adapt", "adapt"), ("factorize", "train")):
+        for key in re.findall(rf'corank\.{verb}\(\s*\w+,\s*"(\w+)"', text):
             assert key in own | {m.key for m in corank.methods(area)}, f"{page.name}: {key}"
 
 

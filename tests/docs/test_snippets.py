@@ -6,10 +6,12 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 import corank
 
 from ..adapters import test_laws as laws
+from ..factorize import test_laws as factorized_laws
 from ..verbs.models import tiny_llama, tokens
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,20 @@ def test_the_page_on_adapters_runs(tmp_path, monkeypatch, capsys):
     assert "{'code': 0.7, 'prose': -0.3}" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_the_page_on_pretraining_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_llama().save_pretrained("model")
+    batches = [{**batch, "labels": batch["input_ids"]} for batch in tokens()]
+    rows = [{"input_ids": row, "labels": row} for batch in batches for row in batch["input_ids"]]
+    names = {"folder": "model", "batches": batches, "rows": rows}
+    for snippet in snippets(ROOT / "docs" / "pretrain.md"):
+        exec(snippet, names)
+    whole, resumed = (names[name].model.state_dict() for name in ("whole", "resumed"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert "sltrain" in capsys.readouterr().out
+
+
 @pytest.fixture
 def registry():
     known = dict(corank.registry.METHODS)
@@ -58,10 +74,17 @@ def of_the_example():
 
 
 OWN = {"scaled_lora": of_the_page, "fading_lora": of_the_example}
-LAWS = {
-    name: law for name, law in vars(laws).items()
-    if name.startswith("test_") and list(inspect.signature(law).parameters) == ["method"]
-}  # fmt: skip
+
+
+def laws_of(module):
+    """The module's tests of one method alone."""
+    return {
+        name: law for name, law in vars(module).items()
+        if name.startswith("test_") and list(inspect.signature(law).parameters) == ["method"]
+    }  # fmt: skip
+
+
+LAWS, FACTORIZED_LAWS = laws_of(laws), laws_of(factorized_laws)
 
 
 #: Of those, what holds only of adapters whose ranks change.
@@ -74,3 +97,9 @@ def test_an_adapter_of_ones_own_obeys_the_laws(key, law, registry):
     OWN[key]()
     if law not in DYNAMIC or "dynamic" in registry[key].laws:
         LAWS[law](registry[key])
+
+
+@pytest.mark.parametrize("law", FACTORIZED_LAWS)
+def test_a_factorisation_of_ones_own_obeys_the_laws(law, registry):
+    of_the_page()
+    FACTORIZED_LAWS[law](registry["gated_factors"])

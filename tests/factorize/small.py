@@ -13,6 +13,11 @@ from ..adapters.small import loss, small_model
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
+    "lost": {"rank": 4, "density": 0.2},
+    "slope": {"rank": 3, "share": 0.9},
+    "spectral_init": {"rank": 4},
+    "sst": {"rank": 4, "every": 6, "warmup": 2},
+    "trp": {"every": 3, "energy": 0.95},
     "sltrain": {"rank": 4, "alpha": 8.0, "density": 0.1},
 }
 #: Steps planned in the training of every law.

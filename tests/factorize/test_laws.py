@@ -39,6 +39,13 @@ def test_everything_but_the_weights_stays(method):
             assert here.bias.requires_grad
 
 
+@every
+def test_the_function_is_unchanged_at_the_start_where_that_is_declared(method):
+    model, _ = factorize(method)
+    if "preserves" in method.laws:
+        torch.testing.assert_close(model(X), small_model()(X))
+
+
 @every_matrix
 def test_forward_is_dense(method):
     model, _ = factorize(method)

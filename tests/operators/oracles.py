@@ -20,6 +20,7 @@ from corank.operators import (
     Cycle,
     Dense,
     Diagonal,
+    DoublePruned,
     Fourier,
     FrobeniusNormalised,
     Gated,
@@ -57,6 +58,7 @@ from corank.operators import (
     Transpose,
     VectorBank,
     Wavelet,
+    sparsify,
 )
 
 Case = tuple[Operator, Tensor]
@@ -501,6 +503,13 @@ def select() -> Case:
     for row, column in enumerate(index):
         w[row, column] = 1
     return Select(torch.tensor(index), 6), w
+
+
+@oracle
+def double_pruned() -> Case:
+    w = rand(5, 6) * (torch.arange(30).view(5, 6) % 3 != 0)
+    sparse = sparsify(w, w != 0)
+    return DoublePruned(sparse, torch.ones(20, dtype=torch.bool)), w
 
 
 @oracle

@@ -170,12 +170,12 @@ class Controller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state.
 
-        Raises ValueError if it is of other adapters, of adapters made with other settings, or of
+        Raises ValueError if it is of others than act now, of some made with other settings, or of
         a schedule over another number of steps; nothing has changed then.
         """
         names = [training.name for training, _ in self._parts]
         if sorted(state) != sorted(names):
-            raise ValueError(f"the state is of adapters {sorted(state)}, not {sorted(names)}")
+            raise ValueError(f"the state is of {sorted(state)}, not {sorted(names)}")
         for training, held in self._parts:
             _require_same(training.name, state[training.name]["made"], _made(training, held))
             training.require_plan(training.total, state[training.name]["memory"])
@@ -220,7 +220,7 @@ def _require_same(name: str, saved: dict[str, Any], here: dict[str, Any]) -> Non
     differ = sorted(key for key in {*saved, *here} if saved.get(key) != here.get(key))
     if differ:
         told = ", ".join(f"{key} was {saved.get(key)!r} and is {here.get(key)!r}" for key in differ)
-        raise ValueError(f"the state is of adapter {name!r} with other settings: {told}")
+        raise ValueError(f"the state is of {name!r} with other settings: {told}")
 
 
 def controller(model: nn.Module, total_steps: int | None = None, seed: int = 0) -> Controller:

@@ -83,7 +83,7 @@ class Training:
         begun = memory.get(_PLANNED, total)
         if total is not None and begun != total:
             raise ValueError(
-                f"adapter {self.name!r} follows a schedule that was begun with other settings: "
+                f"{self.name!r} follows a schedule that was begun with other settings: "
                 f"total_steps was {begun} and is {total}"
             )
 

@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 
 from ..operators import LowRank, Operator
 
-#: One adapter's operators by "<site>", which begins its leaves' names, and its control's memory.
+#: Operators of one adapter, or factorised at once, by "<site>", which begins their leaves' names,
+#: and their controls' memory.
 Held = tuple[Mapping[str, Operator], dict[str, Any]]
 
 
-def cut(adapters: Sequence[Held], optimizer: Optimizer | None = None) -> int:
+def cut(everything: Sequence[Held], optimizer: Optimizer | None = None) -> int:
     """Drop the ranks that are masked or gated to zero; the function stays. Returns how many.
 
     A factor that several products share keeps every rank that lives in one of them. What the
@@ -25,7 +26,7 @@ def cut(adapters: Sequence[Held], optimizer: Optimizer | None = None) -> int:
     fresh: dict[int, nn.Parameter] = {}
     replaced: list[nn.Parameter] = []  # kept, so that no new leaf takes the id of an old one
     dropped = 0
-    for group in _sharing([op for held, _ in adapters for op in _low_ranks(held)]):
+    for group in _sharing([op for held, _ in everything for op in _low_ranks(held)]):
         alive = torch.stack([op.alive for op in group]).any(0)
         kept = alive.nonzero().squeeze(1)
         if kept.numel() == alive.numel():
@@ -40,7 +41,7 @@ def cut(adapters: Sequence[Held], optimizer: Optimizer | None = None) -> int:
                     replaced.append(leaf)
                     fresh[id(leaf)] = _cut_leaf(leaf, kept, axis)
                     _cut_state(optimizer, leaf, fresh[id(leaf)], kept, axis)
-                    for operators, memory in adapters:
+                    for operators, memory in everything:
                         _cut_memory(memory, _names(operators, leaf), leaf, kept, axis)
                 setattr(op, name, fresh[id(leaf)])
             if op.mask is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -47,6 +47,32 @@ def binary_gates(weight: float) -> Penalty:
     def penalty(training: Training) -> Tensor:
         gates = torch.cat(_gates(training))
         return weight * (gates * (1 - gates)).square().mean()
+
+    return penalty
+
+
+def frobenius_decay(weight: float) -> Penalty:
+    """weight / 2 * |b a|^2 (Frobenius), summed over the products.
+
+    Its gradient to b is weight * b a a^T and to a weight * b^T b a; b a is not written down.
+    """
+
+    def penalty(training: Training) -> Tensor:
+        sizes = []
+        for op in training.low_ranks().values():
+            b, a = (whole(factor) for factor in op.factors())
+            sizes.append(((b.mT @ b) * (a @ a.mT)).sum())
+        return weight / 2 * torch.stack(sizes).sum()
+
+    return penalty
+
+
+def nuclear_norm(weight: float, matrices: Callable[[Training], Iterable[Tensor]]) -> Penalty:
+    """weight * the sum of the singular values of all matrices."""
+
+    def penalty(training: Training) -> Tensor:
+        norms = [torch.linalg.matrix_norm(whole(m), "nuc") for m in matrices(training)]
+        return weight * torch.stack(norms).sum()
 
     return penalty
 

@@ -10,7 +10,7 @@ from torch import nn
 from ..adapters.factorized import Factorized, factorized
 from ..errors import SiteError
 from ..models import Site, install
-from ..operators import Adapted, LowRank, Operator
+from ..operators import Adapted, LowRank, Operator, is_linear
 from ..operators.counting import count_each
 from ..registry import Factorization
 from ..report import Report, SiteRow
@@ -54,6 +54,11 @@ def factorize_sites(
     for site in chosen:
         old = there[site.name]
         made[site.name] = recipes[site.name].rewrite(old, site).to(old.dtype)
+        if site.kind == "embedding" and not is_linear(made[site.name]):
+            raise SiteError(
+                site.where, "the method makes no matrix, whose rows could be looked up",
+                "Leave embeddings out of the targets.",
+            )  # fmt: skip
     for site in chosen:
         install(model, site, made[site.name])
     held.sites = {site.name: site for site in chosen}

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..operators.activated import FUNCTIONS, Activated
 from ..operators.adapted import Adapted
 from ..operators.base import Base
 from ..operators.low_rank import LowRank
-from ..operators.operator import Operator
+from ..operators.operator import Operator, is_linear
 from ..operators.precision import autocasts
 from ..operators.product import Product
 from ..operators.scaled import Scaled
+from ..operators.select import Select
 from ..operators.sum import Sum
 from .lazy import dense_of, lazy_dense
 from .linear import as_bias
@@ -151,9 +153,20 @@ def _scaled_convolve(op: Scaled, x: Tensor, geometry: Geometry) -> Tensor:
     return op.scale * convolve(op.operator, x, geometry)
 
 
+@rule(_CONVOLVE, Select)
+def _select_convolve(op: Select, x: Tensor, geometry: Geometry) -> Tensor:
+    return slide(op.dense().to(x.dtype), x, geometry)  # it holds no number, so no dtype
+
+
+@rule(_CONVOLVE, Activated)
+def _activated_convolve(op: Activated, x: Tensor, geometry: Geometry) -> Tensor:
+    return FUNCTIONS[op.function](convolve(op.operator, x, geometry))
+
+
 @rule(_CONVOLVE, Product)
 def _product_convolve(op: Product, x: Tensor, geometry: Geometry) -> Tensor:
-    if op.flops(1) > 2 * op.shape[0] * op.shape[1]:  # wider between its factors than its kernel
+    wider = op.flops(1) > 2 * op.shape[0] * op.shape[1]  # between its factors than its kernel
+    if wider and is_linear(op):
         return _dense_convolve(op, x, geometry)
     *others, first = op.operators  # the one that meets x slides, the others mix channels
     channels = -1 - len(geometry.kernel_size)

@@ -121,7 +121,10 @@ def _product_rows(op: Product, ids: Tensor, padding_idx: int | None) -> Tensor:
     first, *others = op.operators
     y = rows(first, ids, padding_idx)
     for factor in others:
-        y = _times_right(factor, y @ factor.b) if type(factor) is LowRank else y @ dense_of(factor)
+        if type(factor) is LowRank:
+            y = _times_right(factor, y @ factor.b)
+        else:
+            y = y @ dense_of(factor).to(y.dtype)  # one that holds no number has no dtype
     return y
 
 

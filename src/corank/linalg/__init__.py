@@ -4,6 +4,7 @@ from .balance import balance
 from .checks import DecompositionError
 from .components import principal_components
 from .gram import GramAccumulator
+from .patterns import n_of_m
 from .projection import energy, projection_spectrum, top_left_subspace
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
@@ -23,6 +24,7 @@ __all__ = [
     "energy",
     "exact_svd",
     "ldu",
+    "n_of_m",
     "pivoted_columns",
     "principal_components",
     "projection_spectrum",

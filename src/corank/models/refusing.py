@@ -21,8 +21,8 @@ def require_one_matrix(where: str, module: nn.Module) -> None:
         if isinstance(part, Operator) and not part.linear:
             raise SiteError(
                 where,
-                "what its adapter does depends on the input, which is not one matrix",
-                "Keep it unmerged, activate another adapter, or delete this one first.",
+                "what it does to an input depends on the input, which is not one matrix",
+                "Keep it unmerged; of adapters, activate another, or delete this one first.",
             )
 
 

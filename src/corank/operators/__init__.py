@@ -1,5 +1,6 @@
 """What a weight can be: leaves, combinators, and their skeletons."""
 
+from .activated import Activated
 from .adapted import Adapted, additions
 from .base import Base
 from .block_diagonal import BlockDiagonal
@@ -11,6 +12,7 @@ from .cost import dense_flops
 from .cycle import Cycle
 from .dense import Dense
 from .diagonal import Diagonal
+from .double_pruned import DoublePruned
 from .foreign import Foreign
 from .fourier import Fourier
 from .frobenius import FrobeniusNormalised
@@ -58,6 +60,7 @@ from .vector_bank import VectorBank
 from .wavelet import Wavelet
 
 __all__ = [
+    "Activated",
     "Adapted",
     "Base",
     "BlockColumns",
@@ -70,6 +73,7 @@ __all__ = [
     "Cycle",
     "Dense",
     "Diagonal",
+    "DoublePruned",
     "Foreign",
     "Fourier",
     "FrobeniusNormalised",
