@@ -14,6 +14,8 @@ from ..adapters.small import loss, small_model
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
     "btt": {"rank": 2},
+    "condlr": {"rank": 5},
+    "dlrt": {"rank": 4, "tolerance": 0.2},
     "lost": {"rank": 4, "density": 0.2},
     "maestro": {"every": 3, "threshold": 0.5},
     "slope": {"rank": 3, "share": 0.9},
