@@ -15,6 +15,7 @@ from ..adapters.small import loss, small_model
 PARAMETERS: dict[str, dict] = {
     "btt": {"rank": 2},
     "condlr": {"rank": 5},
+    "cuttlefish": {"every": 1, "window": 3, "slope": 10.0},
     "dlrt": {"rank": 4, "tolerance": 0.2},
     "lost": {"rank": 4, "density": 0.2},
     "maestro": {"every": 3, "threshold": 0.5},
