@@ -26,6 +26,7 @@ PARAMETERS: dict[str, dict] = {
     "structured_ffn": {"rank": 8},
     "train_rank_increment": {"rank": 6, "every": 3},
     "trp": {"every": 3, "energy": 0.95},
+    "tucker_dlrt": {"rank": 4, "tolerance": 0.2},
 }
 #: Steps planned in the training of every law.
 TOTAL = 30

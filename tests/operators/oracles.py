@@ -56,6 +56,7 @@ from corank.operators import (
     Tiled,
     Toeplitz,
     Transpose,
+    Tucker,
     VectorBank,
     Wavelet,
     sparsify,
@@ -654,6 +655,17 @@ def _kron_sum(p: Tensor, q: Tensor) -> Case:
 def kron_sum_low_rank() -> Case:
     p, q, a = rand(2, 3, 2), rand(2, 4, 1), rand(2, 1, 3)
     return KronSum(p, q, a), _kron_sum(p, q @ a)[1]
+
+
+@oracle
+def tucker() -> Case:
+    core, factors = rand(2, 3, 2), (rand(5, 2), rand(4, 3), rand(3, 2))
+    w = torch.zeros(5, 4, 3, dtype=torch.float64)
+    for i in np.ndindex(5, 4, 3):
+        for j in np.ndindex(2, 3, 2):
+            one, two, three = (f[a, b] for f, a, b in zip(factors, i, j, strict=True))
+            w[i] += core[j] * one * two * three
+    return Tucker(*(Dense(factor) for factor in factors), core=core), w.reshape(5, 12)
 
 
 @oracle

@@ -16,8 +16,13 @@ def factors(op: Operator) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
     assert isinstance(op, Product)
     left, right = op.operators
     assert isinstance(left, LowRank)
-    assert isinstance(right, Dense)
-    return left.b, left.a, right.weight
+    return left.b, left.a, matrix(right)
+
+
+def matrix(op: Operator) -> nn.Parameter:
+    """The leaf of a Dense."""
+    assert isinstance(op, Dense)
+    return op.weight
 
 
 def _all(training: Training) -> Iterator[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..operators import BlockColumns, BlockRows, Dense, LowRank, Operator, Product, Sum
-from .conditioned import orthonormal, wide
+from .conditioned import matrix, orthonormal, wide
 from .control import Training
 from .replacing import replace
 
@@ -47,9 +47,12 @@ def flow(op: Operator) -> Flow:
     middle, k, l = op.operators  # noqa: E741
     assert isinstance(middle, Product)
     left, s, right = middle.operators
-    u, more_u = left.operators  # type: ignore[misc]
-    v, more_v = right.operators  # type: ignore[misc]
-    return Flow(u.weight, more_u.weight, s.weight, v.weight, more_v.weight, k.b, l.a)  # type: ignore
+    assert isinstance(left, BlockColumns)
+    assert isinstance(right, BlockRows)
+    assert isinstance(k, LowRank)
+    assert isinstance(l, LowRank)
+    (u, more_u), (v, more_v) = (map(matrix, part.operators) for part in (left, right))
+    return Flow(u, more_u, matrix(s), v, more_v, k.b, l.a)
 
 
 def take_turns(training: Training) -> None:

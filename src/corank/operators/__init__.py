@@ -56,6 +56,7 @@ from .tile_affine import TileAffine
 from .tiled import Tiled
 from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
+from .tucker import Tucker
 from .vector_bank import VectorBank
 from .wavelet import Wavelet
 
@@ -113,6 +114,7 @@ __all__ = [
     "Tiled",
     "Toeplitz",
     "Transpose",
+    "Tucker",
     "VectorBank",
     "Wavelet",
     "additions",

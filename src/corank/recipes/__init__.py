@@ -44,6 +44,7 @@ from . import (
     structured,
     switching,
     tensor,
+    tucker_training,
     unlearning,
     vectors,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "structured",
     "switching",
     "tensor",
+    "tucker_training",
     "unlearning",
     "vectors",
 ]
