@@ -112,10 +112,10 @@ def test_counts_of_a_convolution_are_the_formulas():
 
 
 def test_it_finds_the_ranks_and_ends_as_a_plain_tucker_tensor():
-    model, optimizer, _ = lone(0.05, total=300, rank=4)
+    model, optimizer, _ = lone(0.05, total=160, rank=4)
     core, bases = hosvd(drawn(6, 8, 3, 3, seed=2), (2, 3, 2, 2))
     target = torch.einsum("abcd,ia,jb,kc,ld->ijkl", core, *bases)
-    for number in range(300):
+    for number in range(160):
         step(model, optimizer, drawn(4, 8, 4, 4, seed=number % 40) / 2, target)
     op = model[0].operator
     assert isinstance(op, Tucker)

@@ -59,6 +59,7 @@ from .transpose import Transpose, adjoint, transpose
 from .tucker import Tucker
 from .vector_bank import VectorBank
 from .wavelet import Wavelet
+from .windowed import Windowed
 
 __all__ = [
     "Activated",
@@ -117,6 +118,7 @@ __all__ = [
     "Tucker",
     "VectorBank",
     "Wavelet",
+    "Windowed",
     "additions",
     "adjoint",
     "build",

@@ -47,6 +47,7 @@ from . import (
     tucker_training,
     unlearning,
     vectors,
+    windows,
 )
 
 __all__ = [
@@ -95,4 +96,5 @@ __all__ = [
     "tucker_training",
     "unlearning",
     "vectors",
+    "windows",
 ]
