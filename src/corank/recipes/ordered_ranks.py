@@ -37,7 +37,7 @@ def _product(w: Tensor, p: dict[str, Tensor], **_: object) -> Tensor:
         "importances are looked at every so many steps, not once an epoch",
     ),
     area="train",
-    laws=(*FACTORIZATION, "from_w", "changes_shape"),
+    laws=(*FACTORIZATION, "from_w", "preserves", "changes_shape"),
     equation=_product,
 )
 def maestro(
@@ -51,7 +51,8 @@ def maestro(
     It starts as W's singular triples, their roots in both factors. Each step `sample`s a prefix of
     the ranks, its length uniform, in one site or in all of them. group_lasso weighs the sum over k
     of the norms of both factors' ranks from k on; every `every` steps, ranks are dropped where the
-    product of these norms is under `threshold`.
+    product of these norms is under `threshold`. All that are left act again at the planned end:
+    call `corank.adapters.compact` no earlier, as it drops what does not act.
     """
     if sample not in ("one", "all"):
         raise ValueError(f"sample={sample!r} is neither 'one' nor 'all'")

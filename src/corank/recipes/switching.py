@@ -27,7 +27,7 @@ from .counts import each
         "layers to keep dense with targets=); no batch norm is put between the factors",
     ),
     area="train",
-    laws=("factorization", "from_w", "changes_shape"),
+    laws=("factorization", "from_w", "preserves", "changes_shape"),
     equation=lambda w, p, **_: p["weight"],
 )
 def cuttlefish(
