@@ -9,7 +9,7 @@ from .plugin import register_with_transformers
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import adapters, losses, optim, settings
+    from . import adapters, cells, losses, optim, settings
     from .adapters import controller
     from .healing import heal
     from .io import load, load_adapter, save, save_adapter, stream
@@ -23,6 +23,7 @@ __all__ = [
     "adapt",
     "adapters",
     "analyze",
+    "cells",
     "compress",
     "controller",
     "factorize",
@@ -47,9 +48,9 @@ _HOMES = {
     "save": "io", "save_adapter": "io", "stream": "io",
 }  # fmt: skip
 _ROOMS = (
-    "adapters", "allocation", "calibration", "control", "engine", "errors", "healing", "io",
-    "layers", "linalg", "losses", "metrics", "models", "operators", "optim", "probes", "recipes",
-    "registry", "report", "rewrites", "settings", "training", "verbs",
+    "adapters", "allocation", "calibration", "cells", "control", "engine", "errors", "healing",
+    "io", "layers", "linalg", "losses", "metrics", "models", "operators", "optim", "probes",
+    "recipes", "registry", "report", "rewrites", "settings", "training", "verbs",
 )  # fmt: skip
 
 

@@ -13,12 +13,21 @@ from ..adapters.small import loss, small_model
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
+    "btt": {"rank": 2},
+    "condlr": {"rank": 5},
+    "cuttlefish": {"every": 1, "window": 3, "slope": 10.0},
+    "dlrt": {"rank": 4, "tolerance": 0.2},
+    "gblr": {"threshold": 4.0},
     "lost": {"rank": 4, "density": 0.2},
+    "maestro": {"every": 3, "threshold": 0.5},
     "slope": {"rank": 3, "share": 0.9},
+    "sltrain": {"rank": 4, "alpha": 8.0, "density": 0.1},
     "spectral_init": {"rank": 4},
     "sst": {"rank": 4, "every": 6, "warmup": 2},
+    "structured_ffn": {"rank": 8},
+    "train_rank_increment": {"rank": 6, "every": 3},
     "trp": {"every": 3, "energy": 0.95},
-    "sltrain": {"rank": 4, "alpha": 8.0, "density": 0.1},
+    "tucker_dlrt": {"rank": 4, "tolerance": 0.2},
 }
 #: Steps planned in the training of every law.
 TOTAL = 30

@@ -56,8 +56,10 @@ from corank.operators import (
     Tiled,
     Toeplitz,
     Transpose,
+    Tucker,
     VectorBank,
     Wavelet,
+    Windowed,
     sparsify,
 )
 
@@ -654,6 +656,34 @@ def _kron_sum(p: Tensor, q: Tensor) -> Case:
 def kron_sum_low_rank() -> Case:
     p, q, a = rand(2, 3, 2), rand(2, 4, 1), rand(2, 1, 3)
     return KronSum(p, q, a), _kron_sum(p, q @ a)[1]
+
+
+@oracle
+def windowed_detached() -> Case:
+    b, a = rand(6, 3), rand(3, 5)
+    places = {0: ([2, 6, 0], [5, 0, 1]), 1: ([5, 3, 2], [0, 3, 4])}  # side -> lengths, first ones
+    masks, shares = [], []
+    for side, size in ((0, 6), (1, 5)):
+        mask = torch.zeros(3, size, dtype=torch.float64)
+        for term, (length, first) in enumerate(zip(*places[side], strict=True)):
+            for step in range(length):
+                mask[term, (first + step) % size] = 1
+        masks.append(mask)
+        shares.append(torch.tensor(places[side], dtype=torch.float64) / size)
+    widths, starts = torch.stack(shares, 1)
+    sharp = 1e9  # no smoothing: the windows are zeros and ones
+    return Windowed(b, a, widths, starts, sharp), (b * masks[0].T) @ (a * masks[1])
+
+
+@oracle
+def tucker() -> Case:
+    core, factors = rand(2, 3, 2), (rand(5, 2), rand(4, 3), rand(3, 2))
+    w = torch.zeros(5, 4, 3, dtype=torch.float64)
+    for i in np.ndindex(5, 4, 3):
+        for j in np.ndindex(2, 3, 2):
+            one, two, three = (f[a, b] for f, a, b in zip(factors, i, j, strict=True))
+            w[i] += core[j] * one * two * three
+    return Tucker(*(Dense(factor) for factor in factors), core=core), w.reshape(5, 12)
 
 
 @oracle

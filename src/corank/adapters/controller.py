@@ -128,10 +128,13 @@ class Controller:
         """Groups for an optimiser of everything that trains, with the methods' learning rates."""
         factors: dict[int, float] = {}
         for training, control in self._each():
+            rates = control.learning_rates
+            if callable(rates):
+                rates = rates(training)
             for name, leaf in training.leaves().items():
                 last = name.rpartition(".")[2].rpartition("/")[2]
-                if last in control.learning_rates:
-                    factors[id(leaf)] = factors.get(id(leaf), 1.0) * control.learning_rates[last]
+                factor = rates.get(name, rates.get(last, 1.0))
+                factors[id(leaf)] = factors.get(id(leaf), 1.0) * factor
         groups: dict[float, list[nn.Parameter]] = {}
         for leaf in self.model.parameters():
             if leaf.requires_grad:

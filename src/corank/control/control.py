@@ -106,7 +106,8 @@ class Control:
     `start` runs once, before the first step, and not again after a resume; `resume` runs when a
     saved memory was loaded, to let the leaves be as it says; `penalty` is added to
     the loss, a scalar; `before_step` runs when the gradients are there, `after_step` when the
-    optimiser has moved. `learning_rates` maps a leaf's last name ("b") to a factor on the rate.
+    optimiser has moved. `learning_rates` maps a leaf's last name ("b") to a factor on the rate, or
+    is a function of the training that maps whole names ("<site>/<leaf>").
     """
 
     start: Hook | None = None
@@ -114,4 +115,6 @@ class Control:
     penalty: Callable[[Training], Tensor] | None = None
     before_step: Hook | None = None
     after_step: Hook | None = None
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    learning_rates: Mapping[str, float] | Callable[[Training], Mapping[str, float]] = field(
+        default_factory=dict
+    )

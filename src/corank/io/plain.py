@@ -70,7 +70,9 @@ def _read(files: list[Path]) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for file in files:
         read_header(file)
-        values |= load_file(file)
+        # In memory of their own: a product's last bits can depend on where its factors lie, and
+        # training that goes on from a folder must not.
+        values |= {name: tensor.clone() for name, tensor in load_file(file).items()}
     return values
 
 

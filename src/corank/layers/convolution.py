@@ -19,6 +19,7 @@ from ..operators.product import Product
 from ..operators.scaled import Scaled
 from ..operators.select import Select
 from ..operators.sum import Sum
+from ..operators.tucker import Tucker
 from .lazy import dense_of, lazy_dense
 from .linear import as_bias
 from .origin import Origin, initialised
@@ -173,6 +174,18 @@ def _product_convolve(op: Product, x: Tensor, geometry: Geometry) -> Tensor:
     y = convolve(first, x, geometry).movedim(channels, -1)
     for factor in reversed(others):
         y = factor(y)
+    return y.movedim(-1, channels)
+
+
+@rule(_CONVOLVE, Tucker)
+def _tucker_convolve(op: Tucker, x: Tensor, geometry: Geometry) -> Tensor:
+    if op.sizes[2:] != geometry.kernel_size:  # its modes are not channels and taps
+        return _dense_convolve(op, x, geometry)
+    first, second = list(op.operators)[:2]
+    channels = -1 - len(geometry.kernel_size)
+    z = (x.movedim(channels, -1) @ second.dense()).movedim(-1, channels)
+    kernel = op.contracted(2).flatten(1)  # (r0, r1 * taps): few channels slide, others are mixed
+    y: Tensor = first(slide(kernel, z, geometry).movedim(channels, -1))
     return y.movedim(-1, channels)
 
 

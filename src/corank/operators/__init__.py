@@ -56,8 +56,10 @@ from .tile_affine import TileAffine
 from .tiled import Tiled
 from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
+from .tucker import Tucker
 from .vector_bank import VectorBank
 from .wavelet import Wavelet
+from .windowed import Windowed
 
 __all__ = [
     "Activated",
@@ -113,8 +115,10 @@ __all__ = [
     "Tiled",
     "Toeplitz",
     "Transpose",
+    "Tucker",
     "VectorBank",
     "Wavelet",
+    "Windowed",
     "additions",
     "adjoint",
     "build",
