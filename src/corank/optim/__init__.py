@@ -1,7 +1,11 @@
 """Optimisers whose state is small: an algebra of gradient transforms, and methods made of it."""
 
+from .adamp import adamp
 from .bases import BASES
 from .conjugate import Basis, Lift, conjugate
+from .decaying import cautious, cautious_wd
+from .factored import smmf
+from .fisher import mfac
 from .full_rank import apollo, fira, frugal
 from .galore import galore
 from .groups import groups
@@ -21,7 +25,9 @@ from .stepping import LowRankOptimizer, optimizer, state_bytes
 from .transform import Now, State, Transform, chain
 
 APOLLO = optimizer("APOLLO", apollo)
+AdamP = optimizer("AdamP", adamp)
 COAP = optimizer("COAP", coap)
+CautiousDecay = optimizer("CautiousDecay", cautious_wd)
 DCTAdamW = optimizer("DCTAdamW", dct_adamw)
 FRUGAL = optimizer("FRUGAL", frugal)
 Fira = optimizer("Fira", fira)
@@ -30,8 +36,10 @@ GaLore = optimizer("GaLore", galore)
 GaLorePlus = optimizer("GaLorePlus", galore_plus)
 GradNormLoRP = optimizer("GradNormLoRP", gradnormlorp)
 Grass = optimizer("Grass", grass)
+MFAC = optimizer("MFAC", mfac)
 OnlineSubspaceDescent = optimizer("OnlineSubspaceDescent", online_subspace_descent)
 QGaLore = optimizer("QGaLore", qgalore)
+SMMF = optimizer("SMMF", smmf)
 SubsetNormMomentum = optimizer("SubsetNormMomentum", subset_norm_momentum)
 
 __all__ = [
@@ -40,7 +48,11 @@ __all__ = [
     "COAP",
     "FRUGAL",
     "INNER",
+    "MFAC",
+    "SMMF",
+    "AdamP",
     "Basis",
+    "CautiousDecay",
     "DCTAdamW",
     "Fira",
     "Flora",
@@ -56,6 +68,7 @@ __all__ = [
     "State",
     "SubsetNormMomentum",
     "Transform",
+    "cautious",
     "chain",
     "conjugate",
     "groups",
