@@ -2,6 +2,7 @@
 
 from .adamp import adamp
 from .bases import BASES
+from .communication import powersgd
 from .conjugate import Basis, Lift, conjugate
 from .decaying import cautious, cautious_wd
 from .factored import smmf
@@ -21,6 +22,7 @@ from .low_rank import (
     qgalore,
     subset_norm_momentum,
 )
+from .others import adamw_8bit, shampoo
 from .stepping import LowRankOptimizer, optimizer, state_bytes
 from .transform import Now, State, Transform, chain
 
@@ -68,10 +70,13 @@ __all__ = [
     "State",
     "SubsetNormMomentum",
     "Transform",
+    "adamw_8bit",
     "cautious",
     "chain",
     "conjugate",
     "groups",
     "optimizer",
+    "powersgd",
+    "shampoo",
     "state_bytes",
 ]
