@@ -9,12 +9,14 @@ import corank
 from corank.optim import LowRankOptimizer
 from corank.optim.factored import nearly_square
 
-#: Every optimiser class by its method's key.
-CLASSES = {
+#: Every optimiser class by its method's key; those that look at layers want a model, not weights.
+EVERY = {
     kind.key: kind
     for _, kind in inspect.getmembers(corank.optim, inspect.isclass)
     if issubclass(kind, LowRankOptimizer) and kind is not LowRankOptimizer
 }
+WATCHING = {key: kind for key, kind in EVERY.items() if kind.transform().watch is not None}
+CLASSES = {key: kind for key, kind in EVERY.items() if key not in WATCHING}
 
 #: Options under which 30 steps on tiny matrices see several refreshes; the rest are the defaults.
 OPTIONS = {

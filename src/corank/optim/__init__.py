@@ -4,6 +4,7 @@ from .adamp import adamp
 from .bases import BASES
 from .communication import powersgd
 from .conjugate import Basis, Lift, conjugate
+from .curvature import mkor, singd
 from .decaying import cautious, cautious_wd
 from .factored import smmf
 from .fisher import mfac
@@ -39,8 +40,10 @@ GaLorePlus = optimizer("GaLorePlus", galore_plus)
 GradNormLoRP = optimizer("GradNormLoRP", gradnormlorp)
 Grass = optimizer("Grass", grass)
 MFAC = optimizer("MFAC", mfac)
+MKOR = optimizer("MKOR", mkor)
 OnlineSubspaceDescent = optimizer("OnlineSubspaceDescent", online_subspace_descent)
 QGaLore = optimizer("QGaLore", qgalore)
+SINGD = optimizer("SINGD", singd)
 SMMF = optimizer("SMMF", smmf)
 SubsetNormMomentum = optimizer("SubsetNormMomentum", subset_norm_momentum)
 
@@ -51,6 +54,8 @@ __all__ = [
     "FRUGAL",
     "INNER",
     "MFAC",
+    "MKOR",
+    "SINGD",
     "SMMF",
     "AdamP",
     "Basis",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .groups import groups
 from .inner import adam
 from .matrices import as_matrix
 from .transform import Now, State, Transform
+from .watching import Sight, look_at
 
 _COMMON = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "seed": 0}
 
@@ -40,8 +42,10 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         super().__init__(
             groups(params) if isinstance(params, nn.Module) else params, own | defaults
         )
+        self._watch(params)
 
     key: str  #: of the registered method
+    sights: Mapping[Tensor, Sight] = MappingProxyType({})  #: of the layers that it looks at
 
     @staticmethod
     @abc.abstractmethod
@@ -63,6 +67,18 @@ class LowRankOptimizer(Optimizer, abc.ABC):
     def _transform(self, group: dict[str, Any]) -> Transform:
         names = inspect.signature(self.transform).parameters
         return self.transform(**{name: group[name] for name in names if name in group})
+
+    def _watch(self, model: Any) -> None:
+        """Look at the layers of a model, for the transforms that want to see them."""
+        for group in self.param_groups:
+            watch = self._transform(group).watch
+            if watch is not None and group["project"]:
+                if not isinstance(model, nn.Module):
+                    raise ValueError(
+                        f"{type(self).__name__} looks at the inputs of layers and the gradients "
+                        "of their outputs: give it the model, not its parameters"
+                    )
+                self.sights = {**self.sights, **look_at(model, group["params"], watch, self)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -96,7 +112,8 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         if not state:
             state.update(fresh_state(p, group, whole))
         state["step"] += 1
-        now = Now(state["step"], slot or 0, slots, group, weight)
+        seen = self.sights[p].taken() if p in self.sights else {}
+        now = Now(state["step"], slot or 0, slots, group, weight, seen)
         direction, following = chosen.update(x, dict(state), now)
         state.update(following)
         lr = float(group["lr"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +23,7 @@ class Now:
     slots: int  #: how many are projected
     options: Mapping[str, Any]  #: its group: betas, eps ...
     weight: Tensor  #: the parameter, of the whole gradient's shape
+    seen: State = field(default_factory=dict)  #: what `Transform.watch` saw since the last step
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """Seeded from the group's seed, the slot, what it is for and when."""
@@ -41,12 +42,15 @@ class Transform:
 
     `update(gradient, state, now)` gives the direction to descend along and the next state; it may
     overwrite the tensors of the state that it is given, never the gradient. `carry(state, turn)`
-    is the state after a change of coordinates that takes a gradient R to turn @ R.
+    is the state after a change of coordinates that takes a gradient R to turn @ R. `watch(x, dy)`
+    is what is to be seen of a layer's inputs (tokens, in) and the gradients of its outputs
+    (tokens, out); several backward passes are averaged.
     """
 
     start: Callable[[Tensor], State]
     update: Callable[[Tensor, State, Now], tuple[Tensor, State]]
     carry: Callable[[State, Tensor], State] = _as_it_was
+    watch: Callable[[Tensor, Tensor], State] | None = None
 
 
 def chain(*transforms: Transform) -> Transform:
@@ -71,4 +75,9 @@ def chain(*transforms: Transform) -> Transform:
             state = transform.carry(state, turn)
         return state
 
-    return Transform(start, update, carry)
+    watches = [t.watch for t in transforms if t.watch is not None]
+
+    def watch(x: Tensor, dy: Tensor) -> State:
+        return {name: value for one in watches for name, value in one(x, dy).items()}
+
+    return Transform(start, update, carry, watch if watches else None)
