@@ -38,7 +38,7 @@ def _require_share(**values: float) -> None:
         "the rank-1 step is the exact inverse of the moving average keep F + (1 - keep) v v^T; "
         "the output's gradients are summed over tokens, which are means where the loss is one; "
         "the update is as long as the gradient of the weight alone, without the bias; factors are "
-        "kept in the state's type; the fall-back to a first-order optimiser is left out",
+        "kept in the state's type; a factor is blended half and half with I; the fall-back to a first-order optimiser is left out",
     ),
     area="optimize",
     laws=_LAWS,
@@ -47,7 +47,7 @@ def mkor(every: int = 10, keep: float = 0.95, ceiling: float = 2.0) -> Transform
     """The gradient between inverse factors that take one rank-1 step at a time, then momentum.
 
     every: steps from one update of the factors to the next. keep: of the moving averages.
-    ceiling: a factor with an entry above it is blended with I, keep to 1 - keep.
+    ceiling: a factor with an entry above it is averaged with I.
     Give the optimiser the model: it looks at its layers. The factors of a weight that is not an
     nn.Linear's stay I.
     """
@@ -68,7 +68,7 @@ def mkor(every: int = 10, keep: float = 0.95, ceiling: float = 2.0) -> Transform
             inverse = state[f"inverse_{side}"].to(g.dtype)
             if (now.step - 1) % every == 0 and side in now.seen:
                 inverse = without_rank_one(inverse, now.seen[side].to(g.dtype), keep)
-                blended = keep * inverse + (1 - keep) * _eye(len(inverse), inverse)
+                blended = (inverse + _eye(len(inverse), inverse)) / 2
                 inverse = torch.where(inverse.abs().amax() > ceiling, blended, inverse)
             found[side] = inverse
         out = found["out"] @ g @ found["in"]
