@@ -203,6 +203,24 @@ def test_singd_converges_to_the_inverse_curvature(structure):
     torch.testing.assert_close(out, want, rtol=1e-5, atol=1e-6)
 
 
+def test_singd_is_its_update():
+    g = torch.Generator().manual_seed(4)
+    weight, gradient = torch.zeros(3, 4).double(), torch.randn(3, 4, generator=g).double()
+    u = torch.randn(4, 4, generator=g).double()
+    v = torch.randn(3, 3, generator=g).double()
+    u, v = u @ u.T, v @ v.T
+    transform = corank.optim.SINGD.transform(every=1, rate=0.1, keep=0.6, damping=0.2)
+    out, _ = steps(transform, weight, {"out": v, "in": u}, gradient, 3)
+    k, c = torch.eye(4).double(), torch.eye(3).double()
+    mk, mc = torch.zeros_like(k), torch.zeros_like(c)
+    for _ in range(3):
+        hk, hc, kk, cc = k.T @ u @ k, c.T @ v @ c, k.T @ k, c.T @ c
+        mk = 0.6 * mk + (hc.trace() * hk + 0.2 * cc.trace() * kk - 3 * torch.eye(4)) / (2 * 3)
+        mc = 0.6 * mc + (hk.trace() * hc + 0.2 * kk.trace() * cc - 4 * torch.eye(3)) / (2 * 4)
+        k, c = k - 0.1 * k @ mk, c - 0.1 * c @ mc
+    torch.testing.assert_close(out, c @ c.T @ gradient @ k @ k.T)
+
+
 def test_damping_shrinks_singds_step():
     g = torch.Generator().manual_seed(3)
     weight, gradient = torch.zeros(4, 6), torch.randn(4, 6, generator=g)

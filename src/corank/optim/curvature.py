@@ -38,7 +38,8 @@ def _require_share(**values: float) -> None:
         "the rank-1 step is the exact inverse of the moving average keep F + (1 - keep) v v^T; "
         "the output's gradients are summed over tokens, which are means where the loss is one; "
         "the update is as long as the gradient of the weight alone, without the bias; factors are "
-        "kept in the state's type; a factor is blended half and half with I; the fall-back to a first-order optimiser is left out",
+        "kept in the state's type; a factor is blended half and half with I; the fall-back to a "
+        "first-order optimiser is left out",
     ),
     area="optimize",
     laws=_LAWS,
