@@ -13,6 +13,8 @@ from ..adapters.small import loss, small_model
 
 #: Parameters that a method needs to fit weights of 16 to 36 rows and columns.
 PARAMETERS: dict[str, dict] = {
+    "compact": {"ratio": 0.5, "every": 3},
+    "rmm_linear": {"ratio": 0.5},
     "sltrain": {"rank": 4, "alpha": 8.0, "density": 0.1},
 }
 #: Steps planned in the training of every law.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..losses import norm_loss
 from .control import Training
 from .orthonormality import orthonormality
 from .whole import whole
@@ -47,6 +48,15 @@ def binary_gates(weight: float) -> Penalty:
     def penalty(training: Training) -> Tensor:
         gates = torch.cat(_gates(training))
         return weight * (gates * (1 - gates)).square().mean()
+
+    return penalty
+
+
+def unit_rows(weight: float) -> Penalty:
+    """weight * the sum over all rows of all matrices of (1 - |row|)^2."""
+
+    def penalty(training: Training) -> Tensor:
+        return weight * norm_loss(whole(op.dense()) for op in training.operators.values())
 
     return penalty
 

@@ -42,6 +42,7 @@ from .seeded import Seeded, materialise
 from .select import Select
 from .selection import Selection
 from .skeleton import build, describe, storable
+from .sketched import Sketched
 from .sparse import Sparse, sparsify
 from .standardised import Standardised
 from .stretch import Stretch
@@ -96,6 +97,7 @@ __all__ = [
     "Seeded",
     "Select",
     "Selection",
+    "Sketched",
     "Sparse",
     "Standardised",
     "Stretch",

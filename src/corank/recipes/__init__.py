@@ -4,6 +4,7 @@ from .. import optim  # noqa: F401  (its classes register themselves)
 from . import (
     analysis,
     bases,
+    conditioned,
     convolution,
     cores,
     data_driven,
@@ -26,6 +27,7 @@ from . import (
     singular_mixing,
     singular_values,
     skeletons,
+    sketched,
     sparse,
     sparse_plus_low_rank,
     spectral,
@@ -38,6 +40,7 @@ from . import (
 __all__ = [
     "analysis",
     "bases",
+    "conditioned",
     "convolution",
     "cores",
     "data_driven",
@@ -60,6 +63,7 @@ __all__ = [
     "singular_mixing",
     "singular_values",
     "skeletons",
+    "sketched",
     "sparse",
     "sparse_plus_low_rank",
     "spectral",
