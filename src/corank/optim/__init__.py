@@ -24,6 +24,7 @@ from .low_rank import (
     subset_norm_momentum,
 )
 from .others import adamw_8bit, shampoo
+from .scaling import top_singular_values, wd_scaling
 from .stepping import LowRankOptimizer, optimizer, state_bytes
 from .transform import Now, State, Transform, chain
 
@@ -84,4 +85,6 @@ __all__ = [
     "powersgd",
     "shampoo",
     "state_bytes",
+    "top_singular_values",
+    "wd_scaling",
 ]
