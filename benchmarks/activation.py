@@ -117,9 +117,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    ids = encode(load_tokenizer(FOLDER), corpus.training_text()[:4_000_000])
+    ids = encode(load_tokenizer(FOLDER), corpus.training_text()[:400_000])
     rows = []
-    for name, seed in product(MODELS, range(arguments.seeds)):
+    for seed, name in product(range(arguments.seeds), MODELS):
         plain: dict[str, Any] = {}
         for kind in KINDS:
             row = measure(name, kind, ids, arguments.steps, seed, arguments.rows)

@@ -79,7 +79,7 @@ def seen_by(kind, run):
     net = model()
     optimizer = make(kind, net)
     run(net)
-    return {p.shape: sight.taken() for p, sight in optimizer.sights.items()}
+    return {p.shape: sight.taken(1, 1) for p, sight in optimizer.sights.items()}
 
 
 def layer_by_layer(net, x):
@@ -125,6 +125,34 @@ def test_accumulation_averages_and_checkpointing_changes_nothing():
         for side, value in seen.items():
             torch.testing.assert_close(value, (one[shape][side] + two[shape][side]) / 2)
             torch.testing.assert_close(again[shape][side], one[shape][side])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_that_is_not_finite_leaves_no_trace(kind):
+    once, again = model(), model()
+    steady, shaken = make(kind, once), make(kind, again)
+    train(once, steady, range(3))
+    train(again, shaken, range(2))
+    shaken.zero_grad()
+    x, _ = batch(7)
+    (again(x) * float("inf")).sum().backward()
+    with pytest.warns(UserWarning, match="not finite"):
+        shaken.step()
+    train(again, shaken, range(2, 3))
+    for p, q in zip(once.parameters(), again.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_layers_are_looked_at_only_for_the_steps_that_need_it():
+    net = model()
+    optimizer = make("mkor", net, every=3)
+    looked = []
+    for step in range(7):
+        x, y = batch(step)
+        nn.functional.mse_loss(net(x), y).backward()
+        looked.append([sight.passes for sight in optimizer.sights.values()])
+        optimizer.step()
+    assert looked == [[1, 1], [0, 0], [0, 0], [1, 1], [0, 0], [0, 0], [1, 1]]
 
 
 def test_layers_are_left_alone_once_the_optimiser_is_gone():

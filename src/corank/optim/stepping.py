@@ -89,6 +89,8 @@ class LowRankOptimizer(Optimizer, abc.ABC):
                 loss = closure()
         if not _all_finite(p.grad for group in self.param_groups for p in group["params"]):
             warnings.warn("a gradient is not finite: this step was skipped", stacklevel=2)
+            for sight in self.sights.values():
+                sight.forget()
             return loss
         slots = {p: i for i, p in enumerate(self._projected())}
         for group in self.param_groups:
@@ -112,7 +114,8 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         if not state:
             state.update(fresh_state(p, group, whole))
         state["step"] += 1
-        seen = self.sights[p].taken() if p in self.sights else {}
+        sight, every = self.sights.get(p), group.get("every", 1)
+        seen = {} if sight is None else sight.taken(state["step"], every)
         now = Now(state["step"], slot or 0, slots, group, weight, seen)
         direction, following = chosen.update(x, dict(state), now)
         state.update(following)

@@ -44,7 +44,7 @@ class Transform:
     overwrite the tensors of the state that it is given, never the gradient. `carry(state, turn)`
     is the state after a change of coordinates that takes a gradient R to turn @ R. `watch(x, dy)`
     is what is to be seen of a layer's inputs (tokens, in) and the gradients of its outputs
-    (tokens, out); several backward passes are averaged.
+    (tokens, out), for step 1 and each of the group's `every` steps; backward passes are averaged.
     """
 
     start: Callable[[Tensor], State]

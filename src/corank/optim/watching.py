@@ -18,8 +18,12 @@ Watch: TypeAlias = Callable[[Tensor, Tensor], State]
 
 @dataclass
 class Sight:
-    """Sums of what was seen of one layer, over the backward passes since the last step."""
+    """Sums of what was seen of one layer, over the backward passes since the last step.
 
+    It is `open` until a step says that the next one does not need it.
+    """
+
+    open: bool = True
     passes: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
 
@@ -29,11 +33,19 @@ class Sight:
         for name, value in found.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def taken(self) -> State:
-        """The averages; afterwards nothing has been seen."""
+    def taken(self, step: int, every: int) -> State:
+        """The averages for a step; afterwards nothing has been seen.
+
+        They are needed at step 1 and then each `every` steps.
+        """
         found = {name: total / self.passes for name, total in self.sums.items()}
-        self.passes, self.sums = 0, {}
+        self.forget()
+        self.open = step % every == 0
         return found
+
+    def forget(self) -> None:
+        """Nothing has been seen."""
+        self.passes, self.sums = 0, {}
 
 
 def look_at(
@@ -52,7 +64,8 @@ def look_at(
 
 def _hook(weight: Tensor, watch: Watch, sight: Sight) -> Callable[..., None]:
     def after_forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if not output.requires_grad or module.weight is not weight:  # a copy of the model
+        of_a_copy = module.weight is not weight
+        if of_a_copy or not sight.open or not output.requires_grad:
             return
         x = inputs[0].detach()
 
