@@ -11,7 +11,7 @@ TITLES = {
     "adapt": "Adapt: `corank.adapt(model, key, ...)`",
     "compress": "Compress: `corank.compress(model, key, ...)`",
     "analyze": "Analyze: probes",
-    "optimize": "Optimise: classes of `corank.optim`",
+    "optimize": "Optimise: `corank.optim`, and weights for `corank.factorize`",
     "linalg": "Linear algebra: functions of `corank.linalg`",
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from corank.losses import inverted_hinge
+from corank.losses import inverted_hinge, norm_loss
 
 
 def test_inverted_hinge_is_the_papers_sum():
@@ -30,3 +30,13 @@ def test_inverted_hinge_falls_from_two_to_zero():
 def test_inverted_hinge_needs_a_token():
     with pytest.raises(ValueError, match="-100"):
         inverted_hinge(torch.zeros(1, 3), torch.tensor([-100]))
+
+
+def test_norm_loss_is_over_rows_and_filters():
+    weight, filters = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.ones(2, 1, 2, 2)
+    assert norm_loss([weight]).item() == pytest.approx(16.0)
+    assert norm_loss([filters]).item() == pytest.approx(2.0)
+    vector = torch.full((3,), 9.0)
+    assert norm_loss([weight, filters, vector]).item() == pytest.approx(18.0)
+    with pytest.raises(ValueError, match="no matrix"):
+        norm_loss([vector])

@@ -231,6 +231,17 @@ def find_method(key: str, area: str | None = None) -> Method:
     return known[key]
 
 
+def find_factorization(key: str) -> Method:
+    """The factorisation of that key; ValueError with the nearest names if there is none.
+
+    It is of area "train", or of another one and obeys the laws of factorisations.
+    """
+    known = {k for k, m in METHODS.items() if m.area == "train" or "factorization" in m.laws}
+    if key not in known:
+        raise unknown("factorisation", key, known)
+    return METHODS[key]
+
+
 def _plain(value: Any) -> Any:
     if value is inspect.Parameter.empty:
         return "required"

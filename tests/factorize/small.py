@@ -21,6 +21,8 @@ PARAMETERS: dict[str, dict] = {
     "lost": {"rank": 4, "density": 0.2},
     "maestro": {"every": 3, "threshold": 0.5},
     "slope": {"rank": 3, "share": 0.9},
+    "compact": {"ratio": 0.5, "every": 3},
+    "rmm_linear": {"ratio": 0.5},
     "sltrain": {"rank": 4, "alpha": 8.0, "density": 0.1},
     "spectral_init": {"rank": 4},
     "sst": {"rank": 4, "every": 6, "warmup": 2},

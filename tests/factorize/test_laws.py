@@ -14,7 +14,7 @@ from corank.operators import build, describe
 from ..adapters.small import leaves, loss, small_model, stir
 from .small import PARAMETERS, batches, begin, factorize, operators, train
 
-METHODS = [m for m in corank.methods("train") if "factorization" in m.laws]
+METHODS = [m for m in corank.methods() if "factorization" in m.laws]
 MATRICES = [m for m in METHODS if "nonlinear" not in m.laws]
 every = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.key)
 every_matrix = pytest.mark.parametrize("method", MATRICES, ids=lambda m: m.key)

@@ -46,6 +46,7 @@ from corank.operators import (
     ScoreMasked,
     Seeded,
     Select,
+    Sketched,
     Sparse,
     Stretch,
     Sum,
@@ -90,6 +91,12 @@ def low_rank(out: int, into: int, rank: int) -> tuple[LowRank, Tensor]:
 def dense() -> Case:
     w = rand(5, 7)
     return Dense(w.clone()), w
+
+
+@oracle
+def sketched_in_full() -> Case:
+    w = rand(5, 7)
+    return Sketched(w.clone(), ratio=1.0), w
 
 
 @oracle

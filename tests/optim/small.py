@@ -7,16 +7,20 @@ from torch import nn
 
 import corank
 from corank.optim import LowRankOptimizer
+from corank.optim.factored import nearly_square
 
-#: Every optimiser class by its method's key.
-CLASSES = {
+#: Every optimiser class by its method's key; those that look at layers want a model, not weights.
+EVERY = {
     kind.key: kind
     for _, kind in inspect.getmembers(corank.optim, inspect.isclass)
     if issubclass(kind, LowRankOptimizer) and kind is not LowRankOptimizer
 }
+WATCHING = {key: kind for key, kind in EVERY.items() if kind.transform().watch is not None}
+CLASSES = {key: kind for key, kind in EVERY.items() if key not in WATCHING}
 
 #: Options under which 30 steps on tiny matrices see several refreshes; the rest are the defaults.
 OPTIONS = {
+    "mfac": {"window": 8, "lr": 0.02, "damping": 0.01},
     "apollo": {"rank": 4, "every": 5},
     "fira": {"rank": 4, "every": 5},
     "frugal": {"density": 0.25, "every": 5, "rest_scale": 0.1},
@@ -34,6 +38,10 @@ OPTIONS = {
 
 #: State in numbers of four bytes of a matrix (a, b), a <= b, at rank r, by the formula.
 NUMBERS = {
+    "adamp": lambda a, b, r: 2 * a * b,
+    "cautious_wd": lambda a, b, r: 2 * a * b,
+    "mfac": lambda a, b, r: 8 * a * b + 64,
+    "smmf": lambda a, b, r: 2 * sum(nearly_square(a * b)) + -(-a * b // 8) / 4,
     "apollo": lambda a, b, r: 2 * r * b + 1,
     "fira": lambda a, b, r: a * r + 2 * r * b + 1,
     "frugal": lambda a, b, r: a * round(a / 4) + 2 * round(a / 4) * b,

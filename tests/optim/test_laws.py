@@ -210,6 +210,6 @@ def test_state_in_bfloat16_descends_and_stays_so(key):
     run(optimizer, weight, loss, 60)
     assert loss(weight).item() < 0.9 * start
     kinds = {k: v.dtype for k, v in optimizer.state[weight].items() if isinstance(v, torch.Tensor)}
-    exact = {"left_norm", "cosines", "basis_scales"}
+    exact = {"left_norm", "cosines", "basis_scales", "gram"}
     assert all(t != torch.float32 or k in exact for k, t in kinds.items())
     assert any(t == torch.bfloat16 for t in kinds.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ..losses import norm_loss
 from .control import Training
 from .orthonormality import orthonormality
 from .whole import whole
@@ -73,6 +74,15 @@ def nuclear_norm(weight: float, matrices: Callable[[Training], Iterable[Tensor]]
     def penalty(training: Training) -> Tensor:
         norms = [torch.linalg.matrix_norm(whole(m), "nuc") for m in matrices(training)]
         return weight * torch.stack(norms).sum()
+
+    return penalty
+
+
+def unit_rows(weight: float) -> Penalty:
+    """weight * the sum over all rows of all matrices of (1 - |row|)^2."""
+
+    def penalty(training: Training) -> Tensor:
+        return weight * norm_loss(whole(op.dense()) for op in training.operators.values())
 
     return penalty
 

@@ -10,7 +10,7 @@ from torch import nn
 from ..adapters.factorized import Factorized, factorized
 from ..models import Site
 from ..operators import Operator
-from ..registry import Factorization, find_method
+from ..registry import Factorization, find_factorization
 from ..rewrites import Rewrite
 from .held_record import Place, recorded_sites, require_record
 
@@ -34,7 +34,7 @@ def _recipe_of(method: str, parameters: Mapping[str, Any]) -> Factorization:
     """The registered method with these parameters; where there is none such, one that does nothing
     of its own while training."""
     try:
-        recipe: Factorization = find_method(method, "train").recipe(parameters)
+        recipe: Factorization = find_factorization(method).recipe(parameters)
     except (TypeError, ValueError):
         return Factorization(Rewrite(_unknown), lambda sites: 0)
     return recipe

@@ -45,6 +45,7 @@ from .seeded import Seeded, materialise
 from .select import Select
 from .selection import Selection
 from .skeleton import build, describe, storable
+from .sketched import Sketched
 from .sparse import Sparse, sparsify
 from .standardised import Standardised
 from .stretch import Stretch
@@ -104,6 +105,7 @@ __all__ = [
     "Seeded",
     "Select",
     "Selection",
+    "Sketched",
     "Sparse",
     "Standardised",
     "Stretch",

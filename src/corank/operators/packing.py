@@ -1,4 +1,4 @@
-"""Codes of 2 to 8 bits in bytes, without a gap."""
+"""Codes of 1 to 8 bits in bytes, without a gap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:  # (..., n) -> (..., ceil(n bits /
     """Integers below 2**bits as a little-endian stream of bits: code i starts at bit i * bits.
 
     Each row along the last axis is a stream of its own. Raises ValueError for bits outside
-    2..8 and for a code that does not fit.
+    1..8 and for a code that does not fit.
     """
     _require_bits(bits)
     if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= 2**bits):
@@ -45,5 +45,5 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:  # (..., bytes) -> 
 
 
 def _require_bits(bits: int) -> None:
-    if bits not in range(2, 9):
-        raise ValueError(f"bits must be 2, 3, ... or 8, got {bits}")
+    if bits not in range(1, 9):
+        raise ValueError(f"bits must be 1, 2, ... or 8, got {bits}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from .eight_bits import pack, unpack
 from .matrices import as_matrix
 from .tracing import unrolled
 from .transform import Now, State, Transform
+from .watching import Sight
 
 #: Numbers in a stack: copies pay while they stay in a processor's cache; elsewhere, calls are dear.
 _ROOM_ON_CPU, _ROOM = 2**17, 2**24
@@ -24,13 +26,16 @@ def advance(
     transform: Transform,
     states: Mapping[Tensor, State],
     places: Mapping[Tensor, int],
+    sights: Mapping[Tensor, Sight] = MappingProxyType({}),
 ) -> None:
     """Take the step of parameters of one group, which have gradients and states."""
     teams: dict[Hashable, list[tuple[Tensor, Now]]] = {}
     for p in params:
         state = states[p]
         state["step"] += 1
-        now = Now(state["step"], places.get(p, 0), len(places), group, as_matrix(p, group))
+        sight = sights.get(p)
+        seen = {} if sight is None else sight.taken(state["step"], group.get("every", 1))
+        now = Now(state["step"], places.get(p, 0), len(places), group, as_matrix(p, group), seen)
         company = transform.company(state, now)
         numbers = tuple(v for v in state.values() if not isinstance(v, Tensor))
         key = p if company is None else (company, numbers, p.shape, p.dtype, p.device)

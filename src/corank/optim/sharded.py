@@ -31,14 +31,20 @@ def local(t: Any) -> Any:
     return t.to_local() if is_sharded(t) else t
 
 
-def require_one_shard(p: Any, group: Mapping[str, Any]) -> None:
-    """Raise ValueError for what is sharded otherwise than over one dimension of processes."""
+def require_one_shard(p: Any, group: Mapping[str, Any], watched: bool) -> None:
+    """Raise ValueError for what cannot be optimised in shards.
+
+    That is: shards not over one dimension of processes, state in eight bits, and transforms that
+    look at layers (`watched`), whose inputs each process has its own part of.
+    """
     if is_sharded(p):
         if p.device_mesh.ndim != 1 or not p.placements[0].is_shard():
             raise ValueError(
                 f"a parameter {tuple(p.shape)} is placed as {p.placements}: only shards over one "
                 "dimension of processes (FSDP2 without replicas) can be optimised"
             )
+        if watched:
+            raise ValueError("an optimiser that looks at layers cannot take sharded parameters")
         if group["state_dtype"] == "int8":
             raise ValueError(
                 "state_dtype 'int8' is not there for sharded parameters: take 'bfloat16'"

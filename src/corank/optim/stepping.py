@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from .sharded import (
 from .state import ON_CPU, fresh_state, is_projected, outline
 from .tracing import unrolled, untraced
 from .transform import Transform
+from .watching import Sight, look_at
 
 #: What every group has, whatever the method.
 OPTIONS = {"project": True, "stack": False, "state_dtype": "float32"}
@@ -67,8 +69,10 @@ class LowRankOptimizer(Optimizer, abc.ABC):
         super().__init__(
             groups(params) if isinstance(params, nn.Module) else params, OPTIONS | defaults
         )
+        self._watch(params)
 
     key: str  #: of the registered method
+    sights: Mapping[Tensor, Sight] = MappingProxyType({})  #: of the layers that it looks at
 
     @staticmethod
     @abc.abstractmethod
@@ -82,7 +86,7 @@ class LowRankOptimizer(Optimizer, abc.ABC):
             require_sound(group)
             transform = self._transform(group)
             for p in group["params"]:
-                require_one_shard(p, group)
+                require_one_shard(p, group, transform.watch is not None)
                 fresh_state(outline(p), group, transform)
         except ValueError:
             self.param_groups.pop()
@@ -92,6 +96,18 @@ class LowRankOptimizer(Optimizer, abc.ABC):
     def _transform(self, group: dict[str, Any]) -> Transform:
         names = _options_of(type(self).transform)
         return _made(type(self).transform, tuple((n, group[n]) for n in names if n in group))
+
+    def _watch(self, model: Any) -> None:
+        """Look at the layers of a model, for the transforms that want to see them."""
+        for group in self.param_groups:
+            watch = self._transform(group).watch
+            if watch is not None and group["project"]:
+                if not isinstance(model, nn.Module):
+                    raise ValueError(
+                        f"{type(self).__name__} looks at the inputs of layers and the gradients "
+                        "of their outputs: give it the model, not its parameters"
+                    )
+                self.sights = {**self.sights, **look_at(model, group["params"], watch, self)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -105,6 +121,8 @@ class LowRankOptimizer(Optimizer, abc.ABC):
             self.advance(params)
         else:
             warnings.warn("a gradient is not finite: this step was skipped", stacklevel=2)
+            for sight in self.sights.values():
+                sight.forget()
         return loss
 
     @unrolled
@@ -122,7 +140,7 @@ class LowRankOptimizer(Optimizer, abc.ABC):
                 if not self.state[p]:
                     self.state[p].update(first_state(p, group, transform, owner))
             whole = [p for p in moved if p in places and p not in owner]
-            advance(whole, group, transform, self.state, places)
+            advance(whole, group, transform, self.state, places, self.sights)
             parts = [p for p in moved if p in owner]
             advance_sharded(parts, group, transform, self.state, places, owner)
             advance_plainly([p for p in moved if p not in places], group, self.state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -26,6 +26,7 @@ class Now:
     slots: int  #: how many are projected
     options: Mapping[str, Any]  #: its group: betas, eps ...
     weight: Tensor  #: the parameter, of the whole gradient's shape
+    seen: State = field(default_factory=dict)  #: what `Transform.watch` saw since the last step
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """Seeded from the group's seed, the slot, what it is for and when."""
@@ -53,7 +54,9 @@ class Transform:
 
     `update(gradient, state, now)` gives the direction to descend along and the next state; it may
     overwrite the tensors of the state that it is given, never the gradient. `carry(state, turn)`
-    is the state after a change of coordinates that takes a gradient R to turn @ R.
+    is the state after a change of coordinates that takes a gradient R to turn @ R. `watch(x, dy)`
+    is what is to be seen of a layer's inputs (tokens, in) and the gradients of its outputs
+    (tokens, out), for step 1 and each of the group's `every` steps; backward passes are averaged.
 
     `company(state, now)` tells which parameters may go through this step's update together, as one
     stack with a leading dimension more: those of equal shapes, of equal numbers in their states and
@@ -64,6 +67,7 @@ class Transform:
     update: Callable[[Tensor, State, Now], tuple[Tensor, State]]
     carry: Callable[[State, Tensor], State] = _as_it_was
     company: Callable[[State, Now], Hashable] = _alone
+    watch: Callable[[Tensor, Tensor], State] | None = None
 
 
 def chain(*transforms: Transform) -> Transform:
@@ -88,7 +92,13 @@ def chain(*transforms: Transform) -> Transform:
             state = transform.carry(state, turn)
         return state
 
-    return Transform(start, update, carry, in_common(*(t.company for t in transforms)))
+    watches = [t.watch for t in transforms if t.watch is not None]
+
+    def watch(x: Tensor, dy: Tensor) -> State:
+        return {name: value for one in watches for name, value in one(x, dy).items()}
+
+    company = in_common(*(t.company for t in transforms))
+    return Transform(start, update, carry, company, watch if watches else None)
 
 
 def in_common(*companies: Callable[[State, Now], Hashable]) -> Callable[[State, Now], Hashable]:

@@ -20,7 +20,7 @@ from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
 from ..io import attach
 from ..models import choose_sites, in_layers, read, require_finite, survey
-from ..registry import Factorization, find_method
+from ..registry import Factorization, find_factorization
 from ..report import Report, versions
 
 
@@ -41,7 +41,8 @@ def factorize(
     the weights take a trained one as well. Biases, norms and weights that are not targeted go on
     training as they are. `corank.controller(model)` does what the method does while training.
 
-    method: a key of `corank.methods()` of area "train"; `params` are its own parameters.
+    method: a key of `corank.methods()` of area "train", or one of area "optimize" that is about
+        weights or layers; `params` are its own parameters.
     targets: as for `corank.compress`: "all-linear", "attention", "mlp", "all", name endings,
         "re:REGEX", or a dict of name -> this target's own parameters (None skips).
     layers: only these block indices.
@@ -51,7 +52,7 @@ def factorize(
     Returns a Report with, for each site, what trains and what is stored. On an error the model is
     as it was. Raises ValueError (SiteError) with the site and the remedy.
     """
-    registered = find_method(method, "train")
+    registered = find_factorization(method)
     recipe: Factorization = registered.recipe(params)
     every, left_out = survey(model, seed)
     sites = in_layers(choose_sites(every, left_out, targets), layers)
