@@ -58,7 +58,7 @@ def show_memory(arguments: argparse.Namespace) -> int:
 def _empty(config: Any, objective: Any, arguments: argparse.Namespace, own: Any) -> nn.Module:
     """The model on the meta device, with what is to train in place."""
     from ..training import give_values, start_model
-    from ..verbs import adapt
+    from ..verbs import adapt, factorize
 
     stored = config.dtype or torch.float32
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else torch.float32
@@ -66,8 +66,9 @@ def _empty(config: Any, objective: Any, arguments: argparse.Namespace, own: Any)
         dtype = stored
     with torch.device("meta"):
         model = start_model(config, objective, arguments.seed, dtype)
-    if arguments.adapt is not None:
+    if own:
         give_values(model)
-        adapt(model, arguments.adapt, **own)
+        start = adapt if arguments.adapt is not None else factorize
+        start(model, arguments.adapt or arguments.factorize, **own)
         model.to("meta")
     return model

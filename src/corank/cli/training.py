@@ -109,13 +109,13 @@ def _model(
 def _prepare(model: nn.Module, tokenizer: Any, arguments: argparse.Namespace, own: Any) -> Any:
     """Put in place what trains; a report of it."""
     from ..report import Report, versions
-    from ..verbs import adapt
+    from ..verbs import adapt, factorize
 
     if arguments.adapt is not None:
         needed = reading(arguments, tokenizer) if _needs_data(arguments.adapt, own) else {}
         return adapt(model, arguments.adapt, **own, **needed)
     if arguments.factorize is not None:
-        raise ValueError("--factorize: there is no factorisation to train yet")
+        return factorize(model, arguments.factorize, **own)
     model.requires_grad_(True)
     told = {name: getattr(arguments, name) for name in ("lr", "batch_size", "seed")}
     return Report("train", arguments.optimizer, parameters=told, versions=versions())

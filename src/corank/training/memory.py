@@ -136,7 +136,8 @@ def _faked_activations(
         kept, block = kept_activations(model, ids, precision)
         if not checkpointing:
             return kept, 0
-        model.gradient_checkpointing_enable()
+        recompute = getattr(model, "activation_checkpointing_enable", None)
+        (recompute or model.gradient_checkpointing_enable)()
         return kept_activations(model, ids, precision)[0], block
 
 

@@ -89,7 +89,7 @@ def train(
         report_to=_reports(out, tensorboard),
         disable_tqdm=True, load_best_model_at_end=patience is not None,
         metric_for_best_model="eval_loss", greater_is_better=False, bf16=precision == "bf16",
-        fp16=precision == "fp16", gradient_checkpointing=checkpointing,
+        fp16=precision == "fp16", **_recomputing(checkpointing),
         use_cpu=next(model.parameters()).device.type == "cpu", remove_unused_columns=False,
         fsdp=True if sharded else None, fsdp_config={"version": 2} if sharded else None,
         ddp_find_unused_parameters=False if processes > 1 else None,
@@ -138,6 +138,15 @@ def train(
         tuning=[(0, before), *sorted(tuned.items())],
         stopped_early=trainer.state.global_step < total, skipped=skipping.count,
     )  # fmt: skip
+
+
+def _recomputing(checkpointing: bool) -> dict[str, bool]:
+    """The Trainer's argument for it, which transformers 5 renames on its way."""
+    from transformers import TrainingArguments
+
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    known = next(name for name in names if name in TrainingArguments.__dataclass_fields__)
+    return {known: True} if checkpointing else {}
 
 
 def _reports(out: Path, tensorboard: bool) -> list[str]:
