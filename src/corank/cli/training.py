@@ -18,11 +18,13 @@ from .starting import check_length, open_language_model, start_language_model
 
 def train_and_save(arguments: argparse.Namespace) -> int:
     """Train as the command line says; only the first of several processes writes and prints."""
-    from ..training import Masked, objective_of, read_config, read_examples, read_split
+    from ..training import Masked, gathered, objective_of, read_config, read_examples, read_split
 
     first, processes = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.fsdp and processes == 1:
         raise ValueError("--fsdp shards over processes: start it by torchrun --nproc-per-node 2")
+    if arguments.fsdp and (arguments.adapt or arguments.factorize):
+        raise ValueError("--fsdp shards whole models: leave it out, or train without --adapt")
     out = check_out(arguments.out, arguments.force or arguments.resume or not first)
     own, of_optimizer = split_settings(arguments)
     config = read_config(arguments.folder)
@@ -49,8 +51,11 @@ def train_and_save(arguments: argparse.Namespace) -> int:
         else:
             seen, held = examples, tuning
         report = _prepare(model, tokenizer, arguments, own)
+        kind = type(model)
         made = _run(model, seen, held, out, arguments, of_optimizer, tell)
         tell("saving", 0.0)
+        if arguments.fsdp:
+            model = gathered(model, kind)
         if first:
             _save(model, tokenizer, out, arguments)
     report.verb = "train"

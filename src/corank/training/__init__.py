@@ -6,6 +6,7 @@ from .memory import Memory, give_values, training_memory
 from .optimizers import build_optimizer, optimizer_classes
 from .result import Training
 from .run import train
+from .sharding import gathered
 from .starting import objective_of, read_config, start_model
 from .tokenizing import require_room, train_tokenizer
 
@@ -15,6 +16,7 @@ __all__ = [
     "Memory",
     "Training",
     "build_optimizer",
+    "gathered",
     "give_values",
     "objective_of",
     "optimizer_classes",

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from ..models.blocks import blocks
 from ..optim import LowRankOptimizer, state_bytes
+from .attention import fused_attention_without_values
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _faked_activations(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     model.train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), fused_attention_without_values():
         model.to_empty(device="cpu")
         ids = torch.zeros(batch_size, length, dtype=torch.long)
         kept, block = kept_activations(model, ids, precision)

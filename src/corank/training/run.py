@@ -20,6 +20,7 @@ from .examples import Examples, Tell
 from .masking import Masked, epoch_teller
 from .optimizers import build_optimizer
 from .result import Training
+from .sharding import allow_sharding_on_cpus
 from .skipping import Skipping
 
 
@@ -91,9 +92,12 @@ def train(
         metric_for_best_model="eval_loss", greater_is_better=False, bf16=precision == "bf16",
         fp16=precision == "fp16", **_recomputing(checkpointing),
         use_cpu=next(model.parameters()).device.type == "cpu", remove_unused_columns=False,
+        eval_on_start=not resume,  # an evaluation before training would keep it from being wrapped
         fsdp=True if sharded else None, fsdp_config={"version": 2} if sharded else None,
         ddp_find_unused_parameters=False if processes > 1 else None,
     )  # fmt: skip
+    if sharded:
+        allow_sharding_on_cpus()
     callbacks: list[Any] = [] if controller is None else [controller.callback()]
     if isinstance(examples, Masked):
         callbacks.append(epoch_teller(examples))
@@ -127,15 +131,14 @@ def train(
         data_collator=collate,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    before = float(trainer.evaluate()["eval_loss"])
     result = trainer.train(resume_from_checkpoint=str(last) if resume else None)
     after = float(trainer.evaluate()["eval_loss"])
     history = trainer.state.log_history
-    tuned = {e["step"]: e["eval_loss"] for e in history if "eval_loss" in e and e["step"]}
+    tuned = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
     return Training(
-        before, after, trainer.state.global_step, float(result.metrics["train_runtime"]),
+        tuned[0], after, trainer.state.global_step, float(result.metrics["train_runtime"]),
         losses=[(e["step"], e["loss"]) for e in history if "loss" in e],
-        tuning=[(0, before), *sorted(tuned.items())],
+        tuning=sorted(tuned.items()),
         stopped_early=trainer.state.global_step < total, skipped=skipping.count,
     )  # fmt: skip
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-END, MASK = "<|endoftext|>", "<|mask|>"
+END, PAD, MASK = "<|endoftext|>", "<|padding|>", "<|mask|>"
 LARGEST = 32_768  #: tokens, where the configuration has room for more
 
 
 def train_tokenizer(documents: Iterable[str], vocabulary: int, masked: bool = False) -> Any:
     """A byte-level BPE of at most `vocabulary` tokens, trained on the documents.
 
-    Token 0 ends a text, begins one and pads; a `masked` model's token 1 is the mask. The same
+    Token 0 ends a text and begins one, 1 pads, and 2 is a `masked` model's mask. The same
     documents give the same tokenizer. Raises ValueError for a vocabulary without room for bytes.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = [END, MASK] if masked else [END]
+    special = [END, PAD, MASK] if masked else [END, PAD]
     if vocabulary < len(alphabet) + len(special):
         raise ValueError(
             f"a vocabulary of {vocabulary} has no room for the {len(alphabet)} bytes and "
@@ -34,7 +34,7 @@ def train_tokenizer(documents: Iterable[str], vocabulary: int, masked: bool = Fa
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(documents, trainer)
-    names = {"bos_token": END, "eos_token": END, "pad_token": END}
+    names = {"bos_token": END, "eos_token": END, "pad_token": PAD}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **names, **({"mask_token": MASK} if masked else {})
     )
