@@ -18,7 +18,15 @@ from .starting import check_length, open_language_model, start_language_model
 
 def train_and_save(arguments: argparse.Namespace) -> int:
     """Train as the command line says; only the first of several processes writes and prints."""
-    from ..training import Masked, gathered, objective_of, read_config, read_examples, read_split
+    from ..training import (
+        Masked,
+        find_optimizer,
+        gathered,
+        objective_of,
+        read_config,
+        read_examples,
+        read_split,
+    )
 
     first, processes = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.fsdp and processes == 1:
@@ -27,6 +35,7 @@ def train_and_save(arguments: argparse.Namespace) -> int:
         raise ValueError("--fsdp shards whole models: leave it out, or train without --adapt")
     out = check_out(arguments.out, arguments.force or arguments.resume or not first)
     own, of_optimizer = split_settings(arguments)
+    find_optimizer(arguments.optimizer, of_optimizer)
     config = read_config(arguments.folder)
     objective = arguments.objective or objective_of(config)
     check_length(config, arguments.sequence_length)

@@ -3,7 +3,7 @@
 from .examples import Examples, read_examples, read_split, read_texts, split_examples
 from .masking import Masked
 from .memory import Memory, give_values, training_memory
-from .optimizers import build_optimizer, optimizer_classes
+from .optimizers import build_optimizer, find_optimizer, optimizer_classes
 from .result import Training
 from .run import train
 from .sharding import gathered
@@ -16,6 +16,7 @@ __all__ = [
     "Memory",
     "Training",
     "build_optimizer",
+    "find_optimizer",
     "gathered",
     "give_values",
     "objective_of",

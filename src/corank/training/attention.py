@@ -10,7 +10,6 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-
 #: What makes transformers leave keys and values that heads share as they are.
 _SHARED_HEADS = "TRANSFORMERS_SDPA_FORCE_GQA"
 

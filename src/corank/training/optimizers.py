@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..optim import LowRankOptimizer
 from ..optim import groups as projected_groups
 
 Groups = list[dict[str, Any]]
+_OWN = {"self", "params", "lr", "weight_decay"}  # not a user's to set by name
 
 
 def optimizer_classes() -> dict[str, type[Optimizer]]:
@@ -24,6 +26,18 @@ def optimizer_classes() -> dict[str, type[Optimizer]]:
     found = {getattr(kind, "key", None): kind for kind in kinds if issubclass(kind, Optimizer)}
     own = {key: kind for key, kind in found.items() if isinstance(key, str)}
     return {"adamw": torch.optim.AdamW, **own}
+
+
+def find_optimizer(key: str, options: Iterable[str] = ()) -> type[Optimizer]:
+    """The class of that key, which has these options; ValueError with the nearest names."""
+    classes = optimizer_classes()
+    if key not in classes:
+        raise unknown("optimiser", key, classes)
+    known = inspect.signature(classes[key].__init__).parameters.keys() - _OWN
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of the optimiser {key!r}", name, known)
+    return classes[key]
 
 
 def build_optimizer(
@@ -42,23 +56,13 @@ def build_optimizer(
 
     Raises ValueError with the nearest names for an unknown key or option.
     """
-    classes = optimizer_classes()
-    if key not in classes:
-        raise unknown("optimiser", key, classes)
-    kind = classes[key]
-    known = inspect.signature(kind.__init__).parameters
-    for name in options or {}:
-        if name not in known or name in _OWN:
-            raise unknown(f"option of the optimiser {key!r}", name, known.keys() - _OWN)
+    kind = find_optimizer(key, options or {})
     if groups is None:
         made = projected_groups(model) if issubclass(kind, LowRankOptimizer) else _all(model)
         groups = [part for group in made for part in _without_decay_of_vectors(group)]
     build: Any = kind
     optimizer: Optimizer = build(groups, lr=lr, weight_decay=weight_decay, **(options or {}))
     return optimizer
-
-
-_OWN = {"self", "params", "lr", "weight_decay"}
 
 
 def _all(model: nn.Module) -> Groups:
