@@ -2,7 +2,6 @@
 
 import json
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from .killed import kill, start
 
 pytestmark = pytest.mark.slow
 
@@ -33,16 +34,15 @@ def sources(tmp_path_factory):
 
 def command(sources, out, *more):
     return [str(part) for part in (
-        "-m", "corank", "train", sources / "config.json", "--data", sources / "texts", "--out",
-        out, "--sequence-length", 16, "--batch-size", 4, "--lr", "1e-2", "--json", "--cpu", *more,
+        "train", sources / "config.json", "--data", sources / "texts", "--out", out, "--json",
+        "--sequence-length", 16, "--batch-size", 4, "--lr", "1e-2", "--cpu", *more,
     )]  # fmt: skip
 
 
 def whole(sources, out, *more):
-    made = subprocess.run(
-        [sys.executable, *command(sources, out, *more)], capture_output=True, text=True
-    )
-    assert made.returncode == 0, made.stderr
+    process = start(command(sources, out, *more))
+    process.join()
+    assert process.exitcode == 0
     return load_file(out / "model" / "model.safetensors")
 
 
@@ -63,16 +63,11 @@ def test_ten_kills_leave_the_weights_of_an_undisturbed_run(sources, tmp_path, op
     checkpoints = out / "checkpoints"
     while kills < 10:
         begun = any(checkpoints.glob("checkpoint-*/trainer_state.json"))
-        flag = "--resume" if begun else "--force"
-        process = subprocess.Popen(
-            [sys.executable, *command(sources, out, *more, flag)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        while process.poll() is None and _last(checkpoints) <= reached:
+        process = start(command(sources, out, *more, "--resume" if begun else "--force"))
+        while process.is_alive() and _last(checkpoints) <= reached:
             time.sleep(0.01)  # until it has got further than the run before
         time.sleep(drawn.uniform(0.0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+        assert kill(process), process.exitcode
         kills, reached = kills + 1, _last(checkpoints)
     assert reached < 400
     require_equal(expected, whole(sources, out, *more, "--resume"))
@@ -85,8 +80,9 @@ def _last(checkpoints):
 
 def over_two(sources, out, *more):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    arguments = command(sources, out, "--steps", 8, "--evaluate-every", 2, *more)
     made = subprocess.run(
-        [*torchrun, *command(sources, out, "--steps", 8, "--evaluate-every", 2, *more)],
+        [*torchrun, "-m", "corank", *arguments],
         capture_output=True, text=True,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

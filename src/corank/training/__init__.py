@@ -2,7 +2,7 @@
 
 from .examples import Examples, read_examples, read_split, read_texts, split_examples
 from .masking import Masked
-from .memory import Memory, give_values, training_memory
+from .memory import Memory, give_values, kept_activations, training_memory
 from .optimizers import build_optimizer, find_optimizer, optimizer_classes
 from .result import Training
 from .run import train
@@ -19,6 +19,7 @@ __all__ = [
     "find_optimizer",
     "gathered",
     "give_values",
+    "kept_activations",
     "objective_of",
     "optimizer_classes",
     "read_config",
