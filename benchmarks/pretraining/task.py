@@ -71,7 +71,7 @@ def batches(size: Size, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def loss_on(model: nn.Module, split: str, count: int = 128) -> float:
+def loss_on(model: nn.Module, split: str, count: int = 64) -> float:
     """Mean loss in nats a token over rows spread over the split."""
     rows = tokens(split)
     chosen = rows[torch.linspace(0, len(rows) - 1, min(count, len(rows))).long()]
