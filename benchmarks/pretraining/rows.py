@@ -12,7 +12,7 @@ import corank
 from benchmarks.pretraining.task import Size
 from corank.training import optimizer_classes
 
-GRID = (1e-3, 3e-3, 1e-2)
+GRID = (1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (0, 1)
 #: Adapters that add to weights that stay frozen at their random start, restarted or not.
 ADAPTERS = ("lora", "relora", "periodic_lora")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .examples import IGNORED
+from .lines import IGNORED
 
 
 def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +11,9 @@ from typing import Any
 
 from ..calibration.text import read_documents, special_tokens
 from ..errors import DataError
+from .lines import TEXTS, entries, read_rows
 from .windows import Windows
 
-IGNORED = -100  # what the losses of transformers leave out
-_TEXTS = ("text", "prompt", "completion")  # what a line of JSONL may hold
 Tell = Callable[[str, float], None]
 
 
@@ -55,7 +53,7 @@ def read_examples(
     does not fill one sequence.
     """
     if lines := _lines_of(path, sequence_length):
-        return _from_lines(lines, tokenizer, sequence_length)
+        return Examples(*read_rows(lines, tokenizer, sequence_length))
     notes: list[str] = []
     documents = list(read_documents(path, notes))
     rows = _windows(path, documents, tokenizer, sequence_length, specials, tell)
@@ -113,9 +111,9 @@ def read_texts(path: str | os.PathLike[str]) -> Iterator[str]:
     lines = _lines_of(path, 2)
     if not lines:
         yield from read_documents(path, [])
-    for _, entry in _lines(lines):
+    for _, entry in entries(lines):
         if isinstance(entry, dict):
-            yield "".join(v for k in _TEXTS if isinstance(v := entry.get(k), str))
+            yield "".join(v for k in TEXTS if isinstance(v := entry.get(k), str))
 
 
 def _require_share(held_out: float) -> None:
@@ -167,52 +165,3 @@ def _lines_of(path: str | os.PathLike[str], sequence_length: int) -> list[Path]:
     root = Path(path)
     files = sorted(root.rglob("*.jsonl")) if root.is_dir() else [root]
     return files if all(file.suffix == ".jsonl" for file in files) else []
-
-
-def _from_lines(files: list[Path], tokenizer: Any, length: int) -> Examples:
-    rows, cut = [], 0
-    for where, entry in _lines(files):
-        row = _row(where, entry, tokenizer)
-        cut += len(row["input_ids"]) > length
-        row = {key: values[:length] for key, values in row.items()}
-        if len(row["input_ids"]) > 1 and any(label != IGNORED for label in row["labels"]):
-            rows.append(row)
-        else:
-            raise DataError(f"{where} has nothing to learn within {length} tokens")
-    if not rows:
-        raise DataError(f"{files[0]} holds no lines to train on")
-    notes = (f"{cut} of {len(rows)} lines were cut to {length} tokens",) if cut else ()
-    return Examples(rows, notes)
-
-
-def _lines(files: list[Path]) -> Iterator[tuple[str, Any]]:
-    for file in files:
-        if not file.is_file():
-            raise DataError(f"{file} does not exist")
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield f"{file}:{number}", json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{file}:{number} is not JSON: {error}") from error
-
-
-def _row(where: str, entry: Any, tokenizer: Any) -> dict[str, list[int]]:
-    def ids(text: Any) -> list[int]:
-        if not isinstance(text, str):
-            raise DataError(f"{where}: a text must be a string, got {type(text).__name__}")
-        found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return found
-
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    keys = set(entry) if isinstance(entry, dict) else set()
-    if "text" in keys:
-        whole = ids(entry["text"]) + end
-        return {"input_ids": whole, "labels": list(whole)}
-    if {"prompt", "completion"} <= keys:
-        prompt, completion = ids(entry["prompt"]), ids(entry["completion"]) + end
-        labels = [IGNORED] * len(prompt) + completion
-        return {"input_ids": prompt + completion, "labels": labels}
-    raise DataError(f'{where} has neither "text" nor "prompt" and "completion": {sorted(keys)}')

@@ -8,7 +8,8 @@ from typing import Any, final
 import torch
 
 from ..errors import DataError
-from .examples import IGNORED, Examples
+from .examples import Examples
+from .lines import IGNORED
 
 SHARE = 0.15  #: of the tokens that are to be predicted, as in BERT's section 3.1
 _MASKED, _REPLACED = 0.8, 0.1  # of those; the rest stay as they are
