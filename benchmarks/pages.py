@@ -15,6 +15,8 @@ from benchmarks.board.plots import plot_costs, plot_keeps
 from benchmarks.board.rows import EVERY_ALLOCATOR, LITERAL
 from benchmarks.board.summary import Entry, list_entries, number, table
 from benchmarks.claiming.page import render_claims
+from benchmarks.memory_page import render_memory
+from benchmarks.pretraining.page import render_training
 from corank.registry import METHODS
 
 RESULTS = Path(__file__).parent / "results"
@@ -277,6 +279,10 @@ def main() -> None:
         (options.docs / name).write_text(page)
     if claims := _read(options.results / "claims.json"):
         (options.docs / "claims.md").write_text(render_claims(claims))
+    if board := _read(options.results / "train.json"):
+        (options.docs / "board-train.md").write_text(render_training(board))
+    if memory := _read(options.results / "memory.json"):
+        (options.docs / "train-memory.md").write_text(render_memory(memory))
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

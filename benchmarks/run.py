@@ -32,6 +32,15 @@ PRESETS: dict[str, list[str]] = {
         "--out",
         str(OUT / "adapt.json"),
     ],
+    "memory": ["--sizes", "60M", "--out", str(OUT / "memory.json")],
+    "train": [
+        "--sizes",
+        "small",
+        "--only",
+        "^(adamw|galore), optimizer$",
+        "--out",
+        str(OUT / "train.json"),
+    ],
     "compress": ["--small", "--out", str(OUT / "compress.json")],
 }
 

@@ -56,7 +56,7 @@ def packed(
     Every sequence carries the special tokens that the tokenizer puts around a text. A last,
     shorter sequence is kept as a batch of its own.
     """
-    prefix, suffix = _specials(tokenizer)
+    prefix, suffix = special_tokens(tokenizer)
     body = sequence_length - len(prefix) - len(suffix)
     if body < 1:
         raise DataError(f"sequence_length={sequence_length} leaves no room for text")
@@ -136,7 +136,7 @@ def collate(
     return made
 
 
-def _specials(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The tokens that the tokenizer puts before and after a text."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     whole = list(tokenizer("a")["input_ids"])

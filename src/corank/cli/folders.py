@@ -32,7 +32,7 @@ def open_model(folder: Path, dtype: str | None = None) -> tuple[nn.Module, Any]:
             f"{folder} lacks {len(missing)} weights of its {type(model).__name__}, as "
             f"{missing[0]}: complete it, or name another class in its config.json"
         )
-    return model.eval(), _open_tokenizer(folder)
+    return model.eval(), open_tokenizer(folder)
 
 
 def open_empty(path: Path, dtype: str | None = None) -> nn.Module:
@@ -100,7 +100,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _open_tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, or None where there is none."""
     names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "tokenizer.model")
     if not any((folder / name).is_file() for name in names):
         return None

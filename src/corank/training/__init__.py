@@ -1,6 +1,35 @@
-"""Training a transformers model on text with its Trainer."""
+"""Training a transformers language model on text with its Trainer."""
 
-from .examples import Examples, read_examples, split_examples
-from .run import Training, train
+from .examples import Examples, read_examples, read_split, read_texts, split_examples
+from .masking import Masked
+from .memory import Memory, give_values, kept_activations, training_memory
+from .optimizers import build_optimizer, find_optimizer, optimizers
+from .result import Training
+from .run import train
+from .sharding import gathered
+from .starting import objective_of, read_config, start_model
+from .tokenizing import require_room, train_tokenizer
 
-__all__ = ["Examples", "Training", "read_examples", "split_examples", "train"]
+__all__ = [
+    "Examples",
+    "Masked",
+    "Memory",
+    "Training",
+    "build_optimizer",
+    "find_optimizer",
+    "gathered",
+    "give_values",
+    "kept_activations",
+    "objective_of",
+    "optimizers",
+    "read_config",
+    "read_examples",
+    "read_split",
+    "read_texts",
+    "require_room",
+    "split_examples",
+    "start_model",
+    "train",
+    "train_tokenizer",
+    "training_memory",
+]

@@ -2,58 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from ..adapters import Controller
 from ..errors import DataError, FormatError
-from .examples import IGNORED, Examples
-
-Tell = Callable[[str, float], None]
-SETTINGS = "corank_settings.json"
-
-
-@dataclass
-class Training:
-    """What a run did: losses on the tuning rows before and after, per step, and the time."""
-
-    before: float
-    after: float
-    steps: int
-    seconds: float
-    losses: list[tuple[int, float]] = field(default_factory=list)  #: (step, training loss)
-    tuning: list[tuple[int, float]] = field(default_factory=list)  #: (step, loss on tuning rows)
-    stopped_early: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, perplexities beside the losses."""
-        return vars(self) | {
-            "perplexity_before": math.exp(min(self.before, 700.0)),
-            "perplexity_after": math.exp(min(self.after, 700.0)),
-        }
+from .batches import collate
+from .checkpoints import check_settings, last_whole, writing
+from .examples import Examples, Tell
+from .masking import Masked, epoch_teller
+from .optimizers import build_optimizer
+from .result import Training
+from .sharding import allow_sharding_on_cpus
+from .skipping import Skipping
 
 
 def train(
     model: nn.Module,
-    examples: Examples,
-    tuning: Examples,
+    examples: Examples | Masked,
+    tuning: Examples | Masked,
     folder: str | os.PathLike[str],
     *,
     controller: Controller | None = None,
+    optimizer: Callable[[], Optimizer] | None = None,
     steps: int | None = None,
     epochs: float = 1.0,
     batch_size: int = 8,
     accumulate: int = 1,
     learning_rate: float = 2e-4,
     weight_decay: float = 0.0,
+    schedule: str = "linear",
     warmup: float = 0.03,
     evaluate_every: int | None = None,
     patience: int | None = None,
@@ -61,109 +46,120 @@ def train(
     seed: int = 0,
     precision: str | None = None,
     checkpointing: bool = False,
+    tensorboard: bool = False,
+    sharded: bool = False,
     settings: dict[str, Any] | None = None,
     progress: Tell | None = None,
 ) -> Training:
-    """Train what requires grad in `model`, in place, with AdamW and a linear schedule.
+    """Train what requires grad in `model`, in place.
 
     folder: for checkpoints; one is written at every evaluation, and `resume` goes on from the
         last, exactly as if nothing had happened. `settings` are kept there, and a run that
         resumes with others is refused.
+    optimizer: makes the optimiser, once; default: AdamW at `learning_rate` and `weight_decay`.
+        Steps whose gradient is not finite are skipped and counted.
+    schedule: of the learning rate, as transformers calls them: "linear", "cosine", "constant" ...
+        warmup: the share of the run in which it rises.
     evaluate_every: in steps (default: a tenth of the run). patience: stop after so many
         evaluations without a better loss on the tuning rows, and go back to the best.
     precision: "bf16" or "fp16" for autocast. checkpointing: recompute activations in backward.
+    tensorboard: log to `folder`/tensorboard. sharded: weights, gradients and state are spread over
+        the processes by FSDP2; otherwise each holds them all (DDP).
 
-    Raises DataError for nothing to train, FormatError for a resume that does not fit.
+    Raises DataError for nothing to train, FormatError for a resume that does not fit, OSError
+    naming the last whole checkpoint where one could not be written.
     """
     from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
     if not any(p.requires_grad for p in model.parameters()):
         raise DataError("nothing in the model trains: adapt it first, or unfreeze it")
-    out = Path(folder)
-    last = _last_whole(out)
+    out, processes = Path(folder), int(os.environ.get("WORLD_SIZE", "1"))
+    last = last_whole(out, processes)
     if resume and last is None:
         raise FormatError(f"{out} holds no checkpoint to resume from")
-    _check_settings(out, settings or {}, resume)
-    per_epoch = math.ceil(len(examples) / (batch_size * accumulate))
+    check_settings(out, settings or {}, resume)
+    per_epoch = math.ceil(len(examples) / (batch_size * accumulate * processes))
     total = steps if steps is not None else max(1, math.ceil(per_epoch * epochs))
     every = evaluate_every or max(1, total // 10)
     arguments = TrainingArguments(
         str(out), max_steps=total, per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size, gradient_accumulation_steps=accumulate,
-        learning_rate=learning_rate, weight_decay=weight_decay,
+        learning_rate=learning_rate, weight_decay=weight_decay, lr_scheduler_type=schedule,
         warmup_steps=math.ceil(warmup * total), eval_strategy="steps", eval_steps=every,
-        save_steps=every, save_total_limit=2, logging_steps=every, seed=seed, report_to=[],
+        save_steps=every, save_total_limit=2, logging_steps=max(1, every // 10), seed=seed,
+        report_to=_reports(out, tensorboard),
         disable_tqdm=True, load_best_model_at_end=patience is not None,
         metric_for_best_model="eval_loss", greater_is_better=False, bf16=precision == "bf16",
-        fp16=precision == "fp16", gradient_checkpointing=checkpointing,
+        fp16=precision == "fp16", **_recomputing(checkpointing),
         use_cpu=next(model.parameters()).device.type == "cpu", remove_unused_columns=False,
+        eval_on_start=not resume,  # an evaluation before training would keep it from being wrapped
+        fsdp=True if sharded else None, fsdp_config={"version": 2} if sharded else None,
+        ddp_find_unused_parameters=False if processes > 1 else None,
     )  # fmt: skip
+    if sharded:
+        allow_sharding_on_cpus()
     callbacks: list[Any] = [] if controller is None else [controller.callback()]
+    if isinstance(examples, Masked):
+        callbacks.append(epoch_teller(examples))
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(patience))
     callbacks.append(_teller(progress or (lambda stage, fraction: None)))
-    optimizer = None
-    if controller is not None:
-        optimizer = torch.optim.AdamW(controller.parameter_groups(learning_rate, weight_decay))
-    trainer = Trainer(
+    groups = controller and controller.parameter_groups(learning_rate, weight_decay)
+    skipping = Skipping()
+
+    class Runner(Trainer):
+        """A Trainer with our optimiser, that says which checkpoint is left where one fails."""
+
+        optimizer: Optimizer | None
+
+        def create_optimizer(self, model: Any = None) -> Optimizer:
+            if self.optimizer is None:
+                made = optimizer() if optimizer is not None else build_optimizer(
+                    self.model, lr=learning_rate, weight_decay=weight_decay, groups=groups
+                )  # fmt: skip
+                if controller is None:  # whose own check names the weight, and the remedy
+                    skipping.attach(made)
+                self.optimizer = made
+            return self.optimizer
+
+        def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+            with writing(out, self.state.global_step):
+                super()._save_checkpoint(*arguments, **options)
+
+    trainer = Runner(
         model, arguments, train_dataset=examples, eval_dataset=tuning, callbacks=callbacks,
-        data_collator=collate, optimizers=(optimizer, None),
+        data_collator=collate,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    before = float(trainer.evaluate()["eval_loss"])
     result = trainer.train(resume_from_checkpoint=str(last) if resume else None)
     after = float(trainer.evaluate()["eval_loss"])
     history = trainer.state.log_history
-    tuned = {e["step"]: e["eval_loss"] for e in history if "eval_loss" in e and e["step"]}
+    tuned = {e["step"]: float(e["eval_loss"]) for e in history if "eval_loss" in e}
     return Training(
-        before, after, trainer.state.global_step, float(result.metrics["train_runtime"]),
+        tuned[0], after, trainer.state.global_step, float(result.metrics["train_runtime"]),
         losses=[(e["step"], e["loss"]) for e in history if "loss" in e],
-        tuning=[(0, before), *sorted(tuned.items())],
-        stopped_early=trainer.state.global_step < total,
+        tuning=sorted(tuned.items()),
+        stopped_early=trainer.state.global_step < total, skipped=skipping.count,
     )  # fmt: skip
 
 
-def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Rows padded on the right to the longest; what pads is neither seen nor learnt."""
-    longest = max(len(row["input_ids"]) for row in rows)
+def _recomputing(checkpointing: bool) -> dict[str, bool]:
+    """The Trainer's argument for it, which transformers 5 renames on its way."""
+    from transformers import TrainingArguments
 
-    def padded(key: str, value: int) -> torch.Tensor:
-        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
-
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    return {
-        "input_ids": padded("input_ids", 0),
-        "labels": padded("labels", IGNORED),
-        "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-    }
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    known = next(name for name in names if name in TrainingArguments.__dataclass_fields__)
+    return {known: True} if checkpointing else {}
 
 
-def _last_whole(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end: a kill can come while one is."""
-    found = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-    for checkpoint in sorted(found, key=lambda p: -int(p.name.rpartition("-")[2])):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return checkpoint
-    return None
-
-
-def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
-    file = folder / SETTINGS
-    text = json.dumps(settings, sort_keys=True, indent=1, default=str) + "\n"
-    if resume and file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        now = json.loads(text)
-        changed = sorted(k for k in {*kept, *now} if kept.get(k) != now.get(k))
-        if changed:
-            told = ", ".join(f"{k} was {kept.get(k)!r} and is {now.get(k)!r}" for k in changed)
-            raise FormatError(f"{folder} was begun with other settings: {told}")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+def _reports(out: Path, tensorboard: bool) -> list[str]:
+    """Where the Trainer logs to; ImportError where that is not installed."""
+    if not tensorboard:
+        return []
+    if not any(find_spec(name) for name in ("tensorboard", "tensorboardX")):
+        raise ImportError("logging to TensorBoard takes its package: pip install tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
+    return ["tensorboard"]
 
 
 def _teller(progress: Tell) -> Any:

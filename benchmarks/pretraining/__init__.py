@@ -1,0 +1,1 @@
+"""The board of training: a small LLaMA pretrained on the standard library's sources."""
