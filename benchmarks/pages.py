@@ -16,6 +16,7 @@ from benchmarks.board.rows import EVERY_ALLOCATOR, LITERAL
 from benchmarks.board.summary import Entry, list_entries, number, table
 from benchmarks.claiming.page import render_claims
 from benchmarks.memory_page import render_memory
+from benchmarks.optim_page import render_optimizers
 from benchmarks.pretraining.page import render_training
 from corank.registry import METHODS
 
@@ -283,6 +284,9 @@ def main() -> None:
         (options.docs / "board-train.md").write_text(render_training(board))
     if memory := _read(options.results / "memory.json"):
         (options.docs / "train-memory.md").write_text(render_memory(memory))
+    if optim := _read(options.results / "optim.json"):
+        kept = _read(options.results / "activation.json")
+        (options.docs / "board-optim.md").write_text(render_optimizers(optim, kept))
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

@@ -54,6 +54,20 @@ def test_the_page_on_pretraining_runs(tmp_path, monkeypatch, capsys):
     assert "sltrain" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_the_page_on_optimisers_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_llama().save_pretrained("model")
+    batches = [{**batch, "labels": batch["input_ids"]} for batch in tokens()]
+    rows = [{"input_ids": row, "labels": row} for batch in batches for row in batch["input_ids"]]
+    names = {"folder": "model", "batches": batches, "rows": rows}
+    for snippet in snippets(ROOT / "docs" / "optimize.md"):
+        exec(snippet, names)
+    assert "bytes of state" in capsys.readouterr().out
+    assert names["trainer"].state.global_step == 4
+    assert isinstance(names["trainer"].optimizer.optimizer, corank.optim.GaLore)
+
+
 @pytest.fixture
 def registry():
     known = dict(corank.registry.METHODS)

@@ -13,8 +13,12 @@ from .small import CLASSES, keys, make
 
 SHAPES = [(8, 14)] * 3 + [(14, 8)] * 3 + [(9, 9)] * 2 + [(5, 4, 2)] * 2 + [(6,), ()]
 
-#: Whose numbers (when a basis was drawn or moments began anew) differ between parameters.
-APART = {"apollo", "flora_optim", "frugal", "galore_plus", "gradnormlorp"}
+#: Whose numbers (when a basis was drawn or moments began anew) differ between parameters, or that
+#: look at the weight.
+APART = {
+    "adamp", "apollo", "cautious_wd", "flora_optim", "frugal", "galore_plus", "gradnormlorp",
+    "mfac", "smmf",
+}  # fmt: skip
 
 
 def path(key, monkeypatch, room, steps=9, **options):

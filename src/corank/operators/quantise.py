@@ -21,6 +21,7 @@ def quantise_uniform(
     2..8, `group` counts neighbours in a row. The scales are in the dtype of `weight`.
     Raises ValueError for other bits, NaN or infinite weights, or weights on the meta device.
     """
+    _require_bits(bits)
     grouped = _grouped(weight, group)  # (out, groups, group) fp32 or fp64
     if symmetric:
         top = 2 ** (bits - 1) - 1
@@ -59,8 +60,7 @@ def normal_float(bits: int = 4) -> Tensor:  # (2**bits,) float32
 
     For 4 bits this is NF4 (QLoRA, arXiv 2305.14314, appendix E). `bits` is 2..8.
     """
-    if bits not in range(2, 9):
-        raise ValueError(f"bits must be 2, 3, ... or 8, got {bits}")
+    _require_bits(bits)
     half = 2 ** (bits - 1)
     # Both halves start at the mean of 1 - 1/(4 half) and 1 - 1/(4 half - 2), and end at zero.
     start = 1 - 0.5 * (1 / (4 * half) + 1 / (4 * half - 2))
@@ -91,6 +91,11 @@ def _positive(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _wide(scale: Tensor) -> Tensor:  # (out, groups) -> (out, groups, 1)
     return scale.to(torch.promote_types(scale.dtype, torch.float32))[..., None]
+
+
+def _require_bits(bits: int) -> None:
+    if bits not in range(2, 9):
+        raise ValueError(f"bits must be 2, 3, ... or 8, got {bits}")
 
 
 def _quantised(

@@ -1,0 +1,80 @@
+"""The page on what optimisers and sketched layers cost, from their results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.board.summary import number, table
+
+INTRODUCTION = """\
+# What the optimisers cost
+
+Ratios within one run, processor time of one thread on a machine shared with other work.
+`python -m benchmarks.optim` and `python -m benchmarks.activation` measure, `python -m
+benchmarks.pages` writes this page. Asked: an amortised step at most 1.1 times that of torch's fused
+AdamW, no step longer than 3 times the median, a refresh at least 5 times cheaper than the SVD, and
+a quarter fewer bytes kept for backward."""
+
+
+def render_optimizers(found: dict[str, Any], kept: dict[str, Any]) -> str:
+    """The page; `kept` are the results of `benchmarks.activation`, empty if there are none."""
+    parts = [INTRODUCTION]
+    for row in found["optim"]:
+        if "refresh" in row["key"]:
+            parts.append(f"## A {row['key']}\n\n{_refresh(row)}")
+        elif "over_adamw" in row:
+            parts.append(f"## The {row['key']}\n\n{_alone(row)}")
+        else:
+            parts.append(f"## Whole {row['key']}\n\n{_training(row)}")
+    if kept:
+        parts.append(f"## Bytes kept for backward\n\n{_activations(kept)}")
+    versions = ", ".join(f"{k} {v}" for k, v in sorted(found["environment"].items()))
+    return "\n\n".join([*parts, f"Measured with {versions}."]) + "\n"
+
+
+def _training(row: dict[str, Any]) -> str:
+    columns = ("amortised_over_adamw", "longest_over_median", "state_bytes", "last_losses")
+    head = [
+        "optimiser",
+        "step over AdamW's",
+        "longest over median",
+        "bytes of state",
+        "last losses",
+    ]
+    rows = [[name, *(number(row[c][name]) for c in columns)] for name in row["state_bytes"]]
+    text = f"The reference model, {row['steps']} steps; the first step's refresh is spread over T."
+    return f"{text}\n\n{table(head, rows)}"
+
+
+def _refresh(row: dict[str, Any]) -> str:
+    rows = [
+        [told, number(row["svd_over"][name]), f"{row['energy'][name]:.3f}"]
+        for name, told in (("first", "the first basis"), ("later", "from the last basis"))
+    ]
+    text = f"The SVD's basis holds {row['energy']['svd']:.3f} of the gradient's energy."
+    return f"{text}\n\n{table(['by subspace iteration', 'times cheaper', 'energy held'], rows)}"
+
+
+def _alone(row: dict[str, Any]) -> str:
+    ordered = sorted(row["over_adamw"].items(), key=lambda item: item[1])
+    rows = [[name, number(v), number(row["longest_over_median"][name])] for name, v in ordered]
+    head = ["optimiser", "step over AdamW's", "longest over median"]
+    text = "Without forward and backward, which a step of AdamW is a small part of."
+    return f"{text}\n\n{table(head, rows)}"
+
+
+def _activations(kept: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["model"], row["kind"], str(row["seed"]), f"{row['kept_bytes_ratio']:.3f}",
+            f"{row['kept_bytes_of_blocks_ratio']:.3f}", f"{row['loss_ratio']:.3f}",
+        ]
+        for row in kept["rows"] if row["kind"] != "plain"
+    ]  # fmt: skip
+    steps = kept["arguments"]["steps"]
+    text = (
+        f"Over plain backward, with the mean loss of the last ten of {steps} steps. A LLaMA's "
+        "linear layers' inputs are less than a quarter of what its blocks keep."
+    )
+    head = ["model", "method", "seed", "whole model", "blocks", "loss"]
+    return f"{text}\n\n{table(head, rows)}"
