@@ -59,7 +59,7 @@ def _alone(row: dict[str, Any]) -> str:
     ordered = sorted(row["over_adamw"].items(), key=lambda item: item[1])
     rows = [[name, number(v), number(row["longest_over_median"][name])] for name, v in ordered]
     head = ["optimiser", "step over AdamW's", "longest over median"]
-    text = "Without forward and backward, which a step of AdamW is a small part of."
+    text = "Without forward and backward."
     return f"{text}\n\n{table(head, rows)}"
 
 
@@ -72,9 +72,6 @@ def _activations(kept: dict[str, Any]) -> str:
         for row in kept["rows"] if row["kind"] != "plain"
     ]  # fmt: skip
     steps = kept["arguments"]["steps"]
-    text = (
-        f"Over plain backward, with the mean loss of the last ten of {steps} steps. A LLaMA's "
-        "linear layers' inputs are less than a quarter of what its blocks keep."
-    )
+    text = f"Over plain backward, with the mean loss of the last ten of {steps} steps."
     head = ["model", "method", "seed", "whole model", "blocks", "loss"]
     return f"{text}\n\n{table(head, rows)}"

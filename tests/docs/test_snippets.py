@@ -25,30 +25,30 @@ def snippets(page):
         yield compile("\n" * line + found[1], str(page), "exec")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-def test_the_page_on_adapters_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def run_page(name, folder, monkeypatch):
+    """Run a page over a tiny model in a folder; what it has named, and its first report."""
+    monkeypatch.chdir(folder)
     tiny_llama().save_pretrained("model")
     batches = [{**batch, "labels": batch["input_ids"]} for batch in tokens()]
     rows = [{"input_ids": row, "labels": row} for batch in batches for row in batch["input_ids"]]
     names = {"folder": "model", "batches": batches, "rows": rows}
-    for snippet in snippets(ROOT / "docs" / "adapt.md"):
+    for snippet in snippets(ROOT / "docs" / name):
         exec(snippet, names)
-        names.setdefault("report_of_lora", names["report"])
+        names.setdefault("first_report", names.get("report"))
+    return names
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_the_page_on_adapters_runs(tmp_path, monkeypatch, capsys):
+    names = run_page("adapt.md", tmp_path, monkeypatch)
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
-    assert names["planned"].totals["trainable"] == names["report_of_lora"].totals["trainable"]
+    assert names["planned"].totals["trainable"] == names["first_report"].totals["trainable"]
     assert "{'code': 0.7, 'prose': -0.3}" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_the_page_on_pretraining_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    tiny_llama().save_pretrained("model")
-    batches = [{**batch, "labels": batch["input_ids"]} for batch in tokens()]
-    rows = [{"input_ids": row, "labels": row} for batch in batches for row in batch["input_ids"]]
-    names = {"folder": "model", "batches": batches, "rows": rows}
-    for snippet in snippets(ROOT / "docs" / "pretrain.md"):
-        exec(snippet, names)
+    names = run_page("pretrain.md", tmp_path, monkeypatch)
     whole, resumed = (names[name].model.state_dict() for name in ("whole", "resumed"))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert "sltrain" in capsys.readouterr().out
@@ -56,13 +56,7 @@ def test_the_page_on_pretraining_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_the_page_on_optimisers_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    tiny_llama().save_pretrained("model")
-    batches = [{**batch, "labels": batch["input_ids"]} for batch in tokens()]
-    rows = [{"input_ids": row, "labels": row} for batch in batches for row in batch["input_ids"]]
-    names = {"folder": "model", "batches": batches, "rows": rows}
-    for snippet in snippets(ROOT / "docs" / "optimize.md"):
-        exec(snippet, names)
+    names = run_page("optimize.md", tmp_path, monkeypatch)
     assert "bytes of state" in capsys.readouterr().out
     assert names["trainer"].state.global_step == 4
     assert isinstance(names["trainer"].optimizer.optimizer, corank.optim.GaLore)

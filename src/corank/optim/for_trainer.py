@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import unknown
 from ..models import Targets
-from .groups import groups
+from .groups import groups, sparing_vectors
 from .stepping import LowRankOptimizer
 
 
@@ -39,11 +39,7 @@ def for_trainer(
         "eps": arguments.adam_epsilon,
     }
     decay = options.pop("weight_decay", arguments.weight_decay)
-    made = []
-    for group in groups(model, targets):
-        for wide in (True, False):
-            if params := [p for p in group["params"] if (p.ndim > 1) == wide]:
-                made.append(group | {"params": params, "weight_decay": decay if wide else 0.0})
+    made = sparing_vectors(groups(model, targets), decay)
     chosen = usual | options
     kind([group | {"params": list(group["params"])} for group in made], **chosen)  # or raise here
     return kind, {"params": made, **chosen}

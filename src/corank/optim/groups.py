@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -59,3 +60,14 @@ def _outlined(model: nn.Module) -> Iterator[None]:
     finally:
         for parameters, name, p in held:
             parameters[name] = p
+
+
+def sparing_vectors(groups: Iterable[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+    """The groups with that decay, their parameters of one dimension in groups that do not decay."""
+    made = []
+    for group in groups:
+        for wide in (True, False):
+            if params := [p for p in group["params"] if (p.ndim > 1) == wide]:
+                decay = weight_decay if wide else 0.0
+                made.append(group | {"params": params, "weight_decay": decay})
+    return made

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..errors import unknown
+from ..optim.groups import sparing_vectors
 
 Groups = list[dict[str, Any]]
 _OWN = {"self", "params", "lr", "weight_decay"}  # not a user's to set by name
@@ -70,9 +71,7 @@ def build_optimizer(
 def spare_vectors(optimizer: Optimizer) -> None:
     """Move parameters of one dimension into groups of their own that do not decay."""
     for group in list(optimizer.param_groups):
-        vectors = [p for p in group["params"] if p.ndim <= 1]
-        if not vectors or len(vectors) == len(group["params"]):
-            group["weight_decay"] = 0.0 if vectors else group["weight_decay"]
-            continue
-        group["params"] = [p for p in group["params"] if p.ndim > 1]
-        optimizer.add_param_group(group | {"params": vectors, "weight_decay": 0.0})
+        kept, *apart = sparing_vectors([group], group["weight_decay"])
+        group.update(kept)
+        for part in apart:
+            optimizer.add_param_group(part)
