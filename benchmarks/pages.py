@@ -17,7 +17,8 @@ from benchmarks.board.summary import Entry, list_entries, number, table
 from benchmarks.claiming.page import render_claims
 from benchmarks.memory_page import render_memory
 from benchmarks.optim_page import render_optimizers
-from benchmarks.pretraining.page import render_training
+from benchmarks.training.claims import render_claims as render_training_claims
+from benchmarks.training.page import render_training
 from corank.registry import METHODS
 
 RESULTS = Path(__file__).parent / "results"
@@ -278,10 +279,14 @@ def main() -> None:
     (options.docs / "plots").mkdir(parents=True, exist_ok=True)
     for name, page in pages.items():
         (options.docs / name).write_text(page)
+    training = _read(options.results / "train.json")
     if claims := _read(options.results / "claims.json"):
-        (options.docs / "claims.md").write_text(render_claims(claims))
-    if board := _read(options.results / "train.json"):
-        (options.docs / "board-train.md").write_text(render_training(board))
+        page = render_claims(claims, render_training_claims(training))
+        (options.docs / "claims.md").write_text(page)
+    if training:
+        page, more = render_training(training)
+        (options.docs / "board-train.md").write_text(page)
+        plots |= more
     if memory := _read(options.results / "memory.json"):
         (options.docs / "train-memory.md").write_text(render_memory(memory))
     if optim := _read(options.results / "optim.json"):

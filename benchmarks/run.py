@@ -34,7 +34,7 @@ PRESETS: dict[str, list[str]] = {
     ],
     "memory": ["--sizes", "60M", "--out", str(OUT / "memory.json")],
     "train": [
-        "--sizes",
+        "--tasks",
         "small",
         "--only",
         "^(adamw|galore), optimizer$",

@@ -45,8 +45,15 @@ The verdicts are not blind. After first figures had been seen, these were change
 - DyLoRA first ran for 50 steps, in which it learned nothing, and was cut without its scale."""
 
 
-def render_claims(results: dict[str, Any]) -> str:
-    """The page."""
+TRAINING = """\
+Tried on the rows of [the board of training](board-train.md), with the rule above; what a side gains
+is counted from a model that has learned nothing (loss ln of the vocabulary, accuracy one in ten).
+MB are of weights, gradients and the optimiser's state. With two or three seeds the scatter itself
+is barely known, and all that the board's page says of short runs holds here too."""
+
+
+def render_claims(results: dict[str, Any], training: str = "") -> str:
+    """The page. training: the table of the claims about training, if any were tried."""
     grids = "; ".join(
         f"{task} {', '.join(f'{rate:g}' for rate in grid)} ({len(SEEDS[task])} seeds)"
         for task, grid in GRIDS.items()
@@ -64,6 +71,8 @@ def render_claims(results: dict[str, Any]) -> str:
     parts += [f"## What was changed\n\n{CHANGED}"]
     if missing := [c for c in CLAIMS if not judge(c, results)]:
         parts += ["## Not tried", "\n".join(f"- {c.paper} ({c.key}): {c.says}" for c in missing)]
+    if training:
+        parts += [f"## Training\n\n{TRAINING}", training]
     versions = sorted(results.get("environment", {}).items())
     parts += ["## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in versions)]
     return "\n\n".join(parts) + "\n"

@@ -27,7 +27,7 @@ class Pairs(Task):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def load(self) -> nn.Module:
+    def load(self, seed: int = 0) -> nn.Module:
         model = _network()
         model.load_state_dict(self._pretrained)
         return model.eval()

@@ -75,6 +75,12 @@ def train(task: Task, model: nn.Module, lr: float, seed: int) -> float:
 
 def kept_bytes(task: Task, model: nn.Module) -> int:
     """What a step holds besides the weights: what backward needs, gradients, Adam's state."""
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return saved_bytes(task, model) + 3 * trained
+
+
+def saved_bytes(task: Task, model: nn.Module) -> int:
+    """What a step's forward pass keeps for its backward pass, besides the model's own tensors."""
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
@@ -87,8 +93,7 @@ def kept_bytes(task: Task, model: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         task.loss(model.train(), task.batches(0)[0])
     model.eval()
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return sum(kept.values()) + 3 * trained
+    return sum(kept.values())
 
 
 def measure(

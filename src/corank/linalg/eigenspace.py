@@ -67,7 +67,7 @@ def top_eigenspace(
                 return Eigenspace(values[:rank], vectors, True)
             wait = int(min(_LONGEST_WAIT, math.log(gain / limit) / _PACE)) if limit > 0 else 0
             previous, edge = gain, max(float(values[-1]), 0.0)
-        basis = independent(image - _root(edge, step) * basis)
+        basis = independent(image - _root(edge, step) * basis, settled=True)
     return Eigenspace(values[:rank], vectors, False)
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .checks import check_finite, check_matrix
 
+_BLOCK = 512
+
 
 def check_pair(w: Tensor, gram: Tensor | None, name: str) -> tuple[int, int]:
     """Shape of w (m, n), after checking that `gram` is a second moment of n features."""
@@ -26,10 +28,19 @@ def check_pair(w: Tensor, gram: Tensor | None, name: str) -> tuple[int, int]:
 
 
 def weigh(core: Tensor, gram: Tensor | None) -> Tensor:
-    """core C (p, n)."""
+    """core C (p, n), at half the price where core is an upper triangle."""
     if gram is None:
         return core
-    return core * gram if gram.ndim == 1 else core @ gram
+    if gram.ndim == 1:
+        return core * gram
+    if core.shape != gram.shape or bool(core[_BLOCK:, :_BLOCK].any()):
+        return core @ gram
+    weighted = torch.empty_like(gram)
+    for start in range(0, core.shape[0], _BLOCK):
+        rows = core[start : start + _BLOCK]
+        zeros = 0 if bool(rows[:, :start].any()) else start
+        torch.matmul(rows[:, zeros:], gram[zeros:], out=weighted[start : start + _BLOCK])
+    return weighted
 
 
 def inner(a: Tensor, b: Tensor) -> float:

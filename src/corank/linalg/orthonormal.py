@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .symmetric import symmetric_product
 
-_SMALLEST_PIVOT = 1e-5
+_SMALLEST_PIVOT = {torch.float64: 1e-5, torch.float32: 3e-3}
 
 
 def orthonormal(block: Tensor) -> Tensor:
@@ -21,12 +21,14 @@ def orthonormal(block: Tensor) -> Tensor:
     return torch.linalg.qr(first).Q if second is None else second
 
 
-def independent(block: Tensor) -> Tensor:
+def independent(block: Tensor, *, settled: bool = False) -> Tensor:
     """Well-conditioned columns (p, k) of the span of block (p, k): all that a product needs.
 
-    Orthonormal to about 1e-2; Householder QR takes over where columns are dependent.
+    Orthonormal to about 1e-2; Householder QR takes over where columns are dependent. settled: they
+    are expected to be far from it, so that a pass in the working precision comes first.
     """
-    found = _pass(block, torch.float64)
+    found = _pass(block, block.dtype) if settled else None
+    found = _pass(block, torch.float64) if found is None else found
     return torch.linalg.qr(block).Q if found is None else found
 
 
@@ -43,6 +45,6 @@ def _pass(block: Tensor, dtype: torch.dtype) -> Tensor | None:
     norms = gram.diagonal().sqrt()
     lower, failed = torch.linalg.cholesky_ex(gram)
     pivots = lower.diagonal() / norms
-    if bool(failed) or not bool((pivots > _SMALLEST_PIVOT).all()):
+    if bool(failed) or not bool((pivots > _SMALLEST_PIVOT[dtype]).all()):
         return None
     return torch.linalg.solve_triangular(lower.to(block).T, block, upper=True, left=False)
