@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ..errors import FormatError
 from .adapter_record import restore_records
 from .factorized_record import restore_factorized
+from .rebuilding import join, rebuild
 from .record import read_header, require_sealed, seal, verify
 from .shards import ShardWriter
-from .skeletons import describe_model, join, rebuild, unshared_state
+from .skeletons import describe_model, unshared_state
 
 SKELETON = "corank.json"
 

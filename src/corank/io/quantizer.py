@@ -15,17 +15,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ..errors import FormatError
 from .adapter_record import restore_records
 from .factorized_record import restore_factorized
+from .named import Places, pairs, tensor_place
+from .rebuilding import expected_shapes, join, rebuild
 from .record import read_header, require_sealed, seal, verify
-from .skeletons import (
-    Places,
-    describe_model,
-    expected_shapes,
-    join,
-    pairs,
-    rebuild,
-    tensor_place,
-    unshared_state,
-)
+from .skeletons import describe_model, unshared_state
 
 
 @register_quantization_config("corank")

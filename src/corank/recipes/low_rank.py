@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from ..metrics import (
-    activation_scale,
-    covariance,
-    euclidean,
-    fisher_rows,
-    second_moment,
-    two_sided,
-)
-from ..registry import Healing, Paper, Recipe, method
-from ..rewrites import by_site, compensation, round_to_nearest, truncation, utilised
+from ..metrics import activation_scale, euclidean, fisher_rows, second_moment, two_sided
+from ..registry import Paper, Recipe, method
+from ..rewrites import by_site, truncation
 from .grouping import consecutive_layers
 
 OPTIMAL = ("compresses", "optimal")
@@ -114,55 +107,6 @@ def kfac_svd(shrink: float = 0.1, shrink_output: float = 0.3) -> Recipe:
 
 @method(
     Paper(
-        "Rethinking Compression: Reduced Order Modelling of Latent Features (LLM-ROM)",
-        "2312.07046",
-        "section 2: eigenvectors of the outputs' covariance, layer by layer",
-        "the paper says covariance and reconstructs without a mean; centred=True keeps the mean "
-        "in the bias, centred=False is the literal reconstruction; which blocks and how much is "
-        "left to targets and allocate",
-    ),
-    area="compress",
-    laws=OPTIMAL,
-)
-def rom(centred: bool = True) -> Recipe:
-    """Principal output features, each layer fed by the layers reduced before it."""
-    measure = covariance() if centred else second_moment()
-    return Recipe(truncation(measure), cascade="compressed")
-
-
-@method(
-    Paper(
-        "Unified Low-rank Compression Framework for Click-through Rate Prediction",
-        "2405.18146",
-        "atomic feature mimicking: centred covariance of the outputs, and of looked-up rows",
-        "no ReLU between the factors of a multilayer perceptron, so the map stays linear",
-    ),
-    area="compress",
-    laws=OPTIMAL,
-)
-def afm() -> Recipe:
-    """Principal components of the centred outputs, of linear layers and embedding tables alike."""
-    return Recipe(truncation(covariance()))
-
-
-@method(
-    Paper(
-        "LoRD: Low Rank Decomposition of Monolingual Code LLMs for One-Shot Compression",
-        "2309.14021",
-        "atomic feature mimicking of every linear layer, one rank per kind of layer",
-        "only the abstract could be read: that the outputs' covariance is centred, as in atomic "
-        "feature mimicking, is not confirmed",
-    ),
-    area="compress",
-    laws=OPTIMAL,
-)
-def lord(ridge: float = 0.0) -> Recipe:
-    """One shot from the outputs' covariance, the mean kept in the bias."""
-    return Recipe(truncation(covariance(ridge)))
-
-
-@method(
-    Paper(
         "From GaLore to WeLore: How Low-Rank Weights Non-uniformly Emerge",
         "2407.11239",
         "one threshold on the singular values scaled to [0, 1]; low-rank components train",
@@ -179,22 +123,6 @@ def welore() -> Recipe:
 
 @method(
     Paper(
-        "Revealing the Utilized Rank of Subspaces of Learning in Neural Networks",
-        "2407.04797",
-        "W' = P_S W P_T, utilised rank min(k_S, k_T)",
-        "the paper's centring and thresholds were not found: second moments, and the largest "
-        "common share of energy that a rank allows",
-    ),
-    area="compress",
-    laws=("compresses",),
-)
-def utilized_rank() -> Recipe:
-    """Project on the input and output subspaces that the data uses, then factorise."""
-    return Recipe(utilised(), allocate="energy")
-
-
-@method(
-    Paper(
         "Basis Sharing: Cross-Layer Parameter Sharing for Large Language Model Compression",
         "2410.03765",
         "section 3: SVD of the group's weights side by side under their summed second moment",
@@ -206,46 +134,6 @@ def utilized_rank() -> Recipe:
 def basis_sharing(layers: int = 2, ridge: float = 0.0) -> Recipe:
     """`layers` >= 1 consecutive layers share the input-side factor of q, k, v, up and gate."""
     return Recipe(truncation(second_moment(ridge)), group=consecutive_layers(layers))
-
-
-@method(
-    Paper(
-        "EoRA: Training-free Compensation for Compressed LLM with Eigenspace Low-Rank "
-        "Approximation",
-        "2410.21271",
-        "the projected residual's SVD, in projection form",
-        "null directions of the inputs need no special case; the default rank is the paper's 128 "
-        "or the layer's smaller side",
-    ),
-    area="compress",
-    laws=("compensates",),
-)
-def eora(bits: int = 4, group: int = 64) -> Recipe:
-    """Low-rank compensation, in the inputs' metric, of what another compression lost.
-
-    Of the model as given where `original=` names the model before; otherwise of rounding to
-    `bits` (2 to 8) in groups of `group` numbers.
-    """
-    repair = compensation(round_to_nearest(bits, group), truncation(second_moment()))
-    return Recipe(repair, rank=128)
-
-
-@method(
-    Paper(
-        "PELA: Learning Parameter-Efficient Models with Low-Rank Approximation",
-        "2310.10700",
-        "section 3: feature distillation and the weight perturbation regulariser",
-        "the regulariser is zero, not a pull upwards, while the largest change is below epsilon; "
-        "features are compared relative to their size; healing reads the calibration data, for two "
-        "minutes, not a pre-training set",
-    ),
-    area="compress",
-    laws=("compresses", "heals"),
-)
-def pela(distillation: float = 1.0, perturbation: float = 1.0, epsilon: float = 1e-3) -> Recipe:
-    """Truncated SVD, then healing: block features near the original's, weights near it too."""
-    healing = Healing(distillation, 0.0, perturbation, epsilon)
-    return Recipe(truncation(euclidean()), heal=healing)
 
 
 @method(
