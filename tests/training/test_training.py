@@ -140,3 +140,38 @@ def test_nothing_to_train_or_resume_is_refused(tmp_path):
         run(tmp_path / "new", resume=True)
     with pytest.raises(DataError, match="too few to hold 10% of them out"):
         split_examples(rows(3), 0.1)
+
+
+def test_losses_are_logged_to_tensorboard(tmp_path):
+    _, made = run(tmp_path, tensorboard=True)
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    logged = {"train/loss": [], "eval/loss": []}
+    for file in sorted((tmp_path / "tensorboard").glob("events.*")):
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                if value.tag in logged:
+                    logged[value.tag].append((event.step, value.tensor.float_val[0]))
+    assert [step for step, _ in logged["train/loss"]] == list(range(1, 9))
+    steps, losses = zip(*sorted(set(logged["eval/loss"])), strict=True)
+    assert steps == tuple(step for step, _ in made.tuning)
+    assert losses == pytest.approx([loss for _, loss in made.tuning])
+
+
+def test_a_run_in_bf16_computes_in_it(tmp_path):
+    model, seen = adapted(), set()
+    model.lm_head.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    _, made = run(tmp_path, model, precision="bf16")
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert made.after < made.before - 0.1
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [("fp16", "fp16 takes a GPU: train in bf16"), ("fp32", "none of bf16")],
+)
+def test_a_precision_that_would_be_ignored_is_refused(tmp_path, precision, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, precision=precision)
+    assert not list(tmp_path.iterdir())

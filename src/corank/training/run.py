@@ -62,17 +62,20 @@ def train(
         warmup: the share of the run in which it rises.
     evaluate_every: in steps (default: a tenth of the run). patience: stop after so many
         evaluations without a better loss on the tuning rows, and go back to the best.
-    precision: "bf16" or "fp16" for autocast. checkpointing: recompute activations in backward.
-    tensorboard: log to `folder`/tensorboard. sharded: weights, gradients and state are spread over
-        the processes by FSDP2; otherwise each holds them all (DDP).
+    precision: "bf16", or on a GPU "fp16", for autocast. checkpointing: recompute activations in
+        backward. tensorboard: log to `folder`/tensorboard. sharded: weights, gradients and state
+        are spread over the processes by FSDP2; otherwise each holds them all (DDP).
 
-    Raises DataError for nothing to train, FormatError for a resume that does not fit, OSError
-    naming the last whole checkpoint where one could not be written.
+    Raises DataError for nothing to train, ValueError for a precision that cannot be had,
+    FormatError for a resume that does not fit, OSError naming the last whole checkpoint where one
+    could not be written.
     """
     from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
     if not any(p.requires_grad for p in model.parameters()):
         raise DataError("nothing in the model trains: adapt it first, or unfreeze it")
+    cpu = next(model.parameters()).device.type == "cpu"
+    _require_precision(precision, cpu)
     out, processes = Path(folder), int(os.environ.get("WORLD_SIZE", "1"))
     last = last_whole(out, processes)
     if resume and last is None:
@@ -91,7 +94,7 @@ def train(
         disable_tqdm=True, load_best_model_at_end=patience is not None,
         metric_for_best_model="eval_loss", greater_is_better=False, bf16=precision == "bf16",
         fp16=precision == "fp16", **_recomputing(checkpointing),
-        use_cpu=next(model.parameters()).device.type == "cpu", remove_unused_columns=False,
+        use_cpu=cpu, remove_unused_columns=False,
         eval_on_start=not resume,  # an evaluation before training would keep it from being wrapped
         fsdp=True if sharded else None, fsdp_config={"version": 2} if sharded else None,
         ddp_find_unused_parameters=False if processes > 1 else None,
@@ -150,6 +153,13 @@ def _recomputing(checkpointing: bool) -> dict[str, bool]:
     names = ("activation_checkpointing", "gradient_checkpointing")
     known = next(name for name in names if name in TrainingArguments.__dataclass_fields__)
     return {known: True} if checkpointing else {}
+
+
+def _require_precision(precision: str | None, cpu: bool) -> None:
+    if precision not in (None, "bf16", "fp16"):
+        raise ValueError(f"precision={precision!r} is none of bf16, fp16 and None (float32)")
+    if precision == "fp16" and cpu:  # which accelerate would silently run in float32
+        raise ValueError("fp16 takes a GPU: train in bf16 here")
 
 
 def _reports(out: Path, tensorboard: bool) -> list[str]:
