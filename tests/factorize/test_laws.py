@@ -221,3 +221,21 @@ def test_one_training_step_is_finite_with_plain_sgd(method):
     _, optimizer = begin(model, lr=1e-3, optimizer=torch.optim.SGD)
     train(model, optimizer, range(2))
     assert torch.isfinite(loss(model, X))
+
+
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m.key not in ("compact", "rmm_linear")], ids=lambda m: m.key
+)
+def test_compiles_without_a_graph_break(method):
+    """But for the sketches of inputs, which stay out of a graph."""
+    model, _ = factorize(method)
+    _, optimizer = begin(model)
+    train(model, optimizer, range(2))
+    torch.compiler.reset()
+    results = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        optimizer.zero_grad()
+        out = run(X)
+        out.sum().backward()
+        results.append([out, *(p.grad for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(results[1], results[0])

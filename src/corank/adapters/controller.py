@@ -16,6 +16,7 @@ from ..control import Control, Training
 from ..errors import SiteError
 from .callback import trainer_callback
 from .holding import Held, acting
+from .processes import average, in_parallel
 from .record import is_json
 
 #: Where an optimiser's state dict holds the controller's: load_state_dict keeps a group's entries.
@@ -30,6 +31,10 @@ class Controller:
     adds the penalties' gradients, lets the methods look at the gradients before the step, and act
     on the weights after it. A loop that would rather call them itself adds `penalty()` to its
     loss, calls `before_step()` once the gradients are there, and `step()` after the optimiser's.
+
+    Of several processes, all are taken to train this model. DDP averages the gradients of the
+    leaves that it was given, the controller those that its methods make later; a method that puts
+    leaves in the place of others needs DDP's `find_unused_parameters`: see `replaces`.
     """
 
     def __init__(self, model: nn.Module, total_steps: int | None = None, seed: int = 0) -> None:
@@ -41,6 +46,12 @@ class Controller:
             training.generator.manual_seed(int.from_bytes(digest[:7], "big"))
             self._parts.append((training, held))
         self._started = False
+        self._known = self._leaves()
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a method may freeze leaves while they train, or put others in their place."""
+        return any(c.before_step or c.after_step for _, c in self._each())
 
     @property
     def trainings(self) -> list[Training]:
@@ -89,6 +100,7 @@ class Controller:
         for training, control in self._each():
             if control.start is not None:
                 control.start(training)
+        self._adopt()
 
     def penalty(self) -> Tensor:
         """What the methods add to the loss: a scalar, 0 if none adds anything."""
@@ -123,6 +135,7 @@ class Controller:
         for training, control in self._each():
             if control.after_step is not None:
                 control.after_step(training)
+        self._adopt()
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for an optimiser of everything that trains, with the methods' learning rates."""
@@ -191,11 +204,28 @@ class Controller:
         for training, control in self._each():
             if control.resume is not None:
                 control.resume(training)
+        self._adopt()
 
     def _each(self) -> Iterator[tuple[Training, Control]]:
         for training, held in self._parts:
             for control in held.recipe.controls:
                 yield training, control
+
+    def _leaves(self) -> dict[int, nn.Parameter]:
+        return {
+            id(leaf): leaf
+            for training, _ in self._parts
+            for op in training.operators.values()
+            for leaf in op.parameters()
+        }
+
+    def _adopt(self) -> None:
+        """Average the gradients of leaves that are new, which a wrapper does not know of."""
+        for key, leaf in self._leaves().items():
+            if leaf.requires_grad and key not in self._known:
+                self._known[key] = leaf  # for good, so that no other leaf takes its id
+                if in_parallel():
+                    average(leaf)
 
     def _add_penalty(self) -> None:
         with torch.enable_grad():

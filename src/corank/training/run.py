@@ -97,7 +97,9 @@ def train(
         use_cpu=cpu, remove_unused_columns=False,
         eval_on_start=not resume,  # an evaluation before training would keep it from being wrapped
         fsdp=True if sharded else None, fsdp_config={"version": 2} if sharded else None,
-        ddp_find_unused_parameters=False if processes > 1 else None,
+        ddp_find_unused_parameters=(
+            bool(controller and controller.replaces) if processes > 1 else None
+        ),
     )  # fmt: skip
     if sharded:
         allow_sharding_on_cpus()
