@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 import corank
+from corank.adapters import Controller
 from tests.verbs.models import tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -28,8 +29,7 @@ def _model(method: str) -> nn.Module:
     return model
 
 
-def _train(model: nn.Module, inner: nn.Module, ids: torch.Tensor) -> list[float]:
-    control = corank.controller(inner, total_steps=4)
+def _train(model: nn.Module, control: Controller, ids: torch.Tensor) -> list[float]:
     optimizer = torch.optim.SGD(control.parameter_groups(0.3))
     control.attach(optimizer)
     losses = []
@@ -61,8 +61,9 @@ def _worker(rank: int, port: int, folder: str) -> None:
         for kind in KINDS:
             wrap = nn.parallel.DistributedDataParallel if kind == "ddp" else _shard
             inner = _model(method)
+            control = corank.controller(inner, total_steps=4)  # before its leaves are sharded
             model = wrap(inner)
-            losses = torch.tensor(_train(model, inner, IDS[2 * rank : 2 * rank + 2]))
+            losses = torch.tensor(_train(model, control, IDS[2 * rank : 2 * rank + 2]))
             dist.all_reduce(losses)
             state = get_model_state_dict(inner, options=whole)
             if rank == 0:
@@ -77,7 +78,7 @@ def test_two_processes_train_as_one_and_save_whole(tmp_path: Path) -> None:
     mp.spawn(_worker, (port, str(tmp_path)), nprocs=2)
     for method in METHODS:
         one = _model(method)
-        expected = torch.tensor(_train(one, one, IDS))
+        expected = torch.tensor(_train(one, corank.controller(one, total_steps=4), IDS))
         assert expected[-1] < expected[0]
         for kind in KINDS:
             losses, state = torch.load(tmp_path / f"{method}-{kind}.pt", weights_only=True)

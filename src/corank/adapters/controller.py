@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..control import Control, Training
 from ..errors import SiteError
+from ..optim.sharded import is_sharded
 from .callback import trainer_callback
 from .holding import Held, acting
 from .processes import average, in_parallel
@@ -224,7 +225,7 @@ class Controller:
         for key, leaf in self._leaves().items():
             if leaf.requires_grad and key not in self._known:
                 self._known[key] = leaf  # for good, so that no other leaf takes its id
-                if in_parallel():
+                if in_parallel() and not is_sharded(leaf):
                     average(leaf)
 
     def _add_penalty(self) -> None:
