@@ -16,8 +16,11 @@ AdamW, no step longer than 3 times the median, a refresh at least 5 times cheape
 a quarter fewer bytes kept for backward."""
 
 
-def render_optimizers(found: dict[str, Any], kept: dict[str, Any]) -> str:
-    """The page; `kept` are the results of `benchmarks.activation`, empty if there are none."""
+def render_optimizers(
+    found: dict[str, Any], kept: dict[str, Any], structured: dict[str, Any]
+) -> str:
+    """The page; `kept` and `structured` are the results of `benchmarks.activation` and
+    `benchmarks.structured`, empty if there are none."""
     parts = [INTRODUCTION]
     for row in found["optim"]:
         if "refresh" in row["key"]:
@@ -28,6 +31,8 @@ def render_optimizers(found: dict[str, Any], kept: dict[str, Any]) -> str:
             parts.append(f"## Whole {row['key']}\n\n{_training(row)}")
     if kept:
         parts.append(f"## Bytes kept for backward\n\n{_activations(kept)}")
+    if section := render_structured(structured):
+        parts.append(section)
     versions = ", ".join(f"{k} {v}" for k, v in sorted(found["environment"].items()))
     return "\n\n".join([*parts, f"Measured with {versions}."]) + "\n"
 
@@ -74,4 +79,22 @@ def _activations(kept: dict[str, Any]) -> str:
     steps = kept["arguments"]["steps"]
     text = f"Over plain backward, with the mean loss of the last ten of {steps} steps."
     head = ["model", "method", "seed", "whole model", "blocks", "loss"]
+    return f"{text}\n\n{table(head, rows)}"
+
+
+def render_structured(found: dict[str, Any]) -> str:
+    """The section on a step of structured weights; "" if nothing was measured."""
+    rows = [
+        [f"{row['key']}, {row['threads']} threads", name, number(row["milliseconds"][name], 1),
+         number(ratio, 2), number(row["parameters_over_dense"][name], 2)]
+        for row in found.get("steps", []) for name, ratio in row["over_dense"].items()
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    head = ["block", "weights", "milliseconds", "over dense", "numbers over dense"]
+    text = (
+        "## A step of structured weights\n\nForward, backward and fused AdamW over a block of a "
+        "LLaMA and 512 tokens, at half of the linear layers' numbers; `python -m "
+        "benchmarks.structured`. Asked: faster than dense at width 1024 and above."
+    )
     return f"{text}\n\n{table(head, rows)}"

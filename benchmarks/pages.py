@@ -291,7 +291,8 @@ def main() -> None:
         (options.docs / "train-memory.md").write_text(render_memory(memory))
     if optim := _read(options.results / "optim.json"):
         kept = _read(options.results / "activation.json")
-        (options.docs / "board-optim.md").write_text(render_optimizers(optim, kept))
+        structured = _read(options.results / "structured.json")
+        (options.docs / "board-optim.md").write_text(render_optimizers(optim, kept, structured))
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

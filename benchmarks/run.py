@@ -41,6 +41,14 @@ PRESETS: dict[str, list[str]] = {
         "--out",
         str(OUT / "train.json"),
     ],
+    "structured": [
+        "--ways",
+        "sltrain,phm",
+        "--rounds",
+        "2",
+        "--out",
+        str(OUT / "structured.json"),
+    ],
     "compress": ["--small", "--out", str(OUT / "compress.json")],
 }
 

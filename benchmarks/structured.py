@@ -1,10 +1,10 @@
 """A training step of structured weights at half the parameters, over the dense one's, in one run.
 
-    python -m benchmarks.structured [--widths 1024,2048] [--rounds 7] [--threads 2]
+    python -m benchmarks.structured [--widths 1024] [--ways sltrain,phm] [--threads 2]
 
-Blocks of a LLaMA (three feed-forward weights of 2.75 times the width) with AdamW, fused, forward and
-backward included; the ways take turns, ratios are of medians. Half the parameters is half of each
-linear layer's.
+A block of a LLaMA (three feed-forward weights of 2.75 times the width) with fused AdamW, forward
+and backward included; the ways take turns, ratios are of medians. Half the parameters is half of
+each linear layer's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.board.store import Results
 from corank.training import start_model
 
 RESULTS = Path(__file__).parent / "results" / "structured.json"
-LAYERS, BATCH, LENGTH, WORDS = 2, 4, 128, 512
+LAYERS, BATCH, LENGTH, WORDS = 1, 4, 128, 512
 DENSITY = 0.03
 
 
@@ -49,7 +49,7 @@ WAYS: dict[str, Callable[[int, int], dict[str, Any]]] = {
 
 
 def build(width: int, method: str | None) -> nn.Module:
-    """The blocks, dense or with every linear layer replaced."""
+    """The block, dense or with every linear layer replaced."""
     from transformers import LlamaConfig
 
     config = LlamaConfig(
@@ -59,19 +59,15 @@ def build(width: int, method: str | None) -> nn.Module:
     )  # fmt: skip
     model = start_model(config, "causal", 0).train()
     if method:
-        shapes = {"q_proj": (1, 1), "k_proj": (1, 1), "v_proj": (1, 1), "o_proj": (1, 1),
-                  "gate_proj": (11 / 4, 1), "up_proj": (11 / 4, 1), "down_proj": (1, 11 / 4)}  # fmt: skip
-        targets = {
-            name: WAYS[method](int(rows * width), int(columns * width))
-            for name, (rows, columns) in shapes.items()
-        }
+        sites = corank.models.find_sites(model, "all-linear")
+        targets = {site.name: WAYS[method](*site.shape) for site in sites if "layers" in site.name}
         corank.factorize(model, method, targets=targets)
     return model
 
 
-def measure(width: int, rounds: int) -> dict[str, Any]:
+def measure(width: int, ways: list[str], rounds: int) -> dict[str, Any]:
     """Median seconds of a step, parameters of the linear layers, both over the dense model's."""
-    models = {name: build(width, None if name == "dense" else name) for name in ("dense", *WAYS)}
+    models = {name: build(width, None if name == "dense" else name) for name in ("dense", *ways)}
     optimizers = {
         name: AdamW([p for p in model.parameters() if p.requires_grad], 1e-3, fused=True)
         for name, model in models.items()
@@ -101,7 +97,8 @@ def measure(width: int, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--widths", default="1024,2048")
+    parser.add_argument("--widths", default="1024")
+    parser.add_argument("--ways", default=",".join(WAYS), help="the starts of some take an SVD")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -110,7 +107,7 @@ def main() -> None:
     results = Results(options.out)
     results.set("environment", environment())
     for width in map(int, options.widths.split(",")):
-        row = measure(width, options.rounds)
+        row = measure(width, options.ways.split(","), options.rounds)
         results.add("steps", row | {"threads": options.threads})
         for name, ratio in row["over_dense"].items():
             parameters = row["parameters_over_dense"][name]

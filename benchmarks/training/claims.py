@@ -33,6 +33,11 @@ class Claim:
     written: str = ""  #: the arXiv number where it says so, if not the method's own paper
 
     @property
+    def switches(self) -> bool:
+        """Whether it is of a method that is dense until it has found its ranks."""
+        return self.first == "cuttlefish, factorize"
+
+    @property
     def arxiv(self) -> str:
         """Of the paper that says so."""
         method, kind = self.first.split(", ")
@@ -149,7 +154,9 @@ def _row(claim: Claim, name: str, first: Entry, second: Entry) -> list[str]:
     if claim.kind == "close":
         start = math.log(_vocabulary()) if shown == "loss" else 1 / CLASSES
     judged = "not held"
-    if all(map(math.isfinite, values[0])):
+    if claim.switches and first.mean("bytes", "weights") >= second.mean("bytes", "weights"):
+        judged = "not tried: it never switched"
+    elif all(map(math.isfinite, values[0])):
         judged = verdict(values[0], values[1], shown != "loss", start)
     texts = [
         f"{side.name}: {number(mean(found))} ± {number(stdev(found))}; {held(side) / 1e6:.2f} MB"

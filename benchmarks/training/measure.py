@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import corank
 from benchmarks.training.rows import Row
@@ -96,6 +97,14 @@ def count_bytes(model: nn.Module, optimizer: Optimizer, task: Task) -> dict[str,
     return {
         "weights": sum(t.nbytes for t in held.values()),
         "gradients": sum(t.nbytes for t in gradients),
-        "state": sum(t.nbytes for t in state),
+        "state": sum(map(stored_bytes, state)),
         "activations": saved_bytes(task, model),
     }
+
+
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """Of what a tensor holds: of a quantised one, its codes and scales."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(stored_bytes(getattr(tensor, name)) for name in names)

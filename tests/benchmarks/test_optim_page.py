@@ -13,10 +13,16 @@ def read(name):
 
 
 def test_the_page_is_what_was_measured():
-    found, kept = read("optim.json"), read("activation.json")
+    found, kept, structured = map(read, ("optim.json", "activation.json", "structured.json"))
     page = (ROOT / "docs" / "board-optim.md").read_text()
-    assert page == render_optimizers(found, kept)
+    assert page == render_optimizers(found, kept, structured)
     alone = next(row for row in found["optim"] if "over_adamw" in row)
     line = next(line for line in page.splitlines() if line.startswith("| GaLore | "))
     assert f"{alone['over_adamw']['GaLore']:.3f}"[:4] in line
     assert page.count("| compact 1/8 |") == sum(r["kind"] == "compact 1/8" for r in kept["rows"])
+
+
+def test_structured_weights_are_measured_at_half_the_numbers():
+    for row in read("structured.json")["steps"]:
+        ratios = {k: v for k, v in row["parameters_over_dense"].items() if k != "dense"}
+        assert all(0.49 < v < 0.51 for v in ratios.values())

@@ -11,7 +11,7 @@ from benchmarks.board.sweep import tune_and_run
 from benchmarks.memory_page import render_memory
 from benchmarks.pages import RESULTS
 from benchmarks.training import claims
-from benchmarks.training.measure import measure, tune
+from benchmarks.training.measure import measure, stored_bytes, tune
 from benchmarks.training.page import render_training
 from benchmarks.training.rows import GRIDS, KINDS, PLAIN, RANKS, SEEDS, Row, list_rows
 from benchmarks.training.tasks import TASKS
@@ -144,6 +144,19 @@ def test_claims_are_judged_by_the_rows():
     assert verdicts["GaLore", "is on par with full-rank Adam (close)"] == "not held"
     assert verdicts["APOLLO", "is on par with AdamW (close)"] == "not held"
     assert claims.render_claims({"small": board(adamw=(19.0, 19.5))}) == ""
+
+
+def test_a_method_that_stayed_dense_proves_nothing():
+    rows = board(adamw=(19.0, 19.5))
+    rows += [row("cuttlefish", seed, 19.0, "factorize") for seed in range(2)]
+    assert "| not tried: it never switched |" in claims.render_claims({"small": rows})
+
+
+def test_codes_and_scales_are_what_a_quantised_state_holds():
+    low_bit = pytest.importorskip("torchao.optim.subclass_8bit").OptimState8bit
+    state = low_bit.zeros((64, 64), signed=True, block_size=256)
+    assert stored_bytes(state) == 64 * 64 + 4 * 64 * 64 // 256 + 4 * 256
+    assert stored_bytes(torch.zeros(3)) == 12
 
 
 def test_claims_name_rows_and_papers_that_there_are():
