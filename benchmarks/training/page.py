@@ -37,7 +37,8 @@ the run and falls linearly. "plain low rank" is a product of two factors.
 shared with other work. Activations are what one step keeps for its backward pass. The runs are
 short and the models small: what a method reaches in a long run of a large model is not measured,
 and methods whose gain comes late, or that take many steps to choose ranks, are at a disadvantage: a
-method that ends with as many weights as adamw has never switched.
+method that ends with as many weights as adamw has never switched. Weights do not decay, so
+cautious_wd is adamw here.
 The modules of `corank.cells` replace no weights and have no rows."""
 
 
