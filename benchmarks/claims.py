@@ -8,7 +8,6 @@ so a stopped run goes on. `python -m benchmarks.pages` writes docs/claims.md fro
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -18,6 +17,7 @@ import torch
 
 from benchmarks.board.measure import environment
 from benchmarks.board.store import Results
+from benchmarks.board.sweep import options_of
 from benchmarks.claiming.listed import CLAIMS
 from benchmarks.claiming.runs import make
 
@@ -25,11 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "claims.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="a regular expression that keys must match")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing later")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = options_of(str(__doc__), RESULTS).parse_args()
     torch.set_num_threads(1)
     results = Results(options.out)
     results.set("environment", environment())

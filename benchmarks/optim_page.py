@@ -93,8 +93,8 @@ def render_structured(found: dict[str, Any]) -> str:
         return ""
     head = ["block", "weights", "milliseconds", "over dense", "numbers over dense"]
     text = (
-        "## A step of structured weights\n\nForward, backward and fused AdamW over a block of a "
-        "LLaMA and 512 tokens, at half of the linear layers' numbers; `python -m "
+        "## A step of structured weights\n\nWall clock of forward, backward and fused AdamW over a "
+        "block of a LLaMA and 512 tokens, at half of the linear layers' numbers; `python -m "
         "benchmarks.structured`. Asked: faster than dense at width 1024 and above."
     )
     return f"{text}\n\n{table(head, rows)}"

@@ -56,6 +56,15 @@ def tune_and_run(
             results.add(table, found | dict(about) | dict(run(lr, seed)))
 
 
+def options_of(doc: str, out: Path) -> argparse.ArgumentParser:
+    """What every command of a board takes: which rows, for how long, and where to."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--only", default="", help="a regular expression that keys must match")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no row later")
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
+
+
 def sweep(
     doc: str,
     out: Path,
@@ -66,11 +75,8 @@ def sweep(
 
     doc: the command's description. tables: of each, its rows. make: measures one and stores it.
     """
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser = options_of(doc, out)
     parser.add_argument("--tasks", default=",".join(tables), help="comma-separated names")
-    parser.add_argument("--only", default="", help="a regular expression that keys must match")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="start no row later")
-    parser.add_argument("--out", type=Path, default=out)
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(options.out)

@@ -222,10 +222,12 @@ class Controller:
 
     def _adopt(self) -> None:
         """Average the gradients of leaves that are new, which a wrapper does not know of."""
+        if not in_parallel():
+            return
         for key, leaf in self._leaves().items():
             if leaf.requires_grad and key not in self._known:
                 self._known[key] = leaf  # for good, so that no other leaf takes its id
-                if in_parallel() and not is_sharded(leaf):
+                if not is_sharded(leaf):
                     average(leaf)
 
     def _add_penalty(self) -> None:

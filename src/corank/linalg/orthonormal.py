@@ -27,8 +27,9 @@ def independent(block: Tensor, *, settled: bool = False) -> Tensor:
     Orthonormal to about 1e-2; Householder QR takes over where columns are dependent. settled: they
     are expected to be far from it, so that a pass in the working precision comes first.
     """
-    found = _pass(block, block.dtype) if settled else None
-    found = _pass(block, torch.float64) if found is None else found
+    found = _pass(block, block.dtype if settled else torch.float64)
+    if found is None and settled and block.dtype != torch.float64:
+        found = _pass(block, torch.float64)
     return torch.linalg.qr(block).Q if found is None else found
 
 

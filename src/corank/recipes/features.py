@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..metrics import covariance, second_moment
 from ..registry import Paper, Recipe, method
 from ..rewrites import truncation, utilised
-
-OPTIMAL = ("compresses", "optimal")
+from .low_rank import OPTIMAL
 
 
 @method(
