@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 import corank
 from corank.adapters import Controller
+from tests.processes import in_two_processes
 from tests.verbs.models import tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -52,10 +50,7 @@ def _shard(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank: int, folder: Path) -> None:
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     for method in METHODS:
         for kind in KINDS:
@@ -67,15 +62,11 @@ def _worker(rank: int, port: int, folder: str) -> None:
             dist.all_reduce(losses)
             state = get_model_state_dict(inner, options=whole)
             if rank == 0:
-                torch.save((losses / 2, state), Path(folder) / f"{method}-{kind}.pt")
-    dist.destroy_process_group()
+                torch.save((losses / 2, state), folder / f"{method}-{kind}.pt")
 
 
 def test_two_processes_train_as_one_and_save_whole(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, (port, str(tmp_path)), nprocs=2)
+    in_two_processes(_worker, tmp_path)
     for method in METHODS:
         one = _model(method)
         expected = torch.tensor(_train(one, corank.controller(one, total_steps=4), IDS))

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from corank.calibration import cascade, collect
 from corank.models import Site, find_sites
 from tests.calibration.oracles import padded_batches
 from tests.models.families import make
+from tests.processes import in_two_processes
 
 NEEDS = {"gram", "abs_mean", "fisher", "output_gram"}
 
@@ -39,23 +37,17 @@ def _flat(prefix: str, sites: list[Site]) -> dict[str, Any]:
     }
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def work(rank: int, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(everything(), Path(folder) / f"{rank}.safetensors")
-    dist.destroy_process_group()
+    save_file(everything(), folder / f"{rank}.safetensors")
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """Of three batches, and of one, when the second rank has none at all."""
     from safetensors.torch import load_file
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=2)
+    in_two_processes(work, tmp_path)
     alone = everything()
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")

@@ -1,16 +1,12 @@
 """Two gloo processes compress to what one gives, each having built half of the operators."""
 
-import socket
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 import corank
 from corank.calibration.outputs import outputs
+from tests.processes import in_two_processes
 from tests.verbs.models import tiny_llama, tokens
 
 CASES = {
@@ -26,9 +22,7 @@ def compressed(key):
     return model
 
 
-def work(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def work(rank, folder):
     from corank.engine import rewriting
 
     real, counts = rewriting._build, []
@@ -36,16 +30,15 @@ def work(rank, port, folder):
     for key in CASES:
         model = compressed(key)
         state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-        save_file(state, Path(folder) / f"{key}-{rank}.safetensors")
-    (Path(folder) / f"shared-{rank}").write_text(str(_shared(compressed("basis_sharing"))))
-    (Path(folder) / f"built-{rank}").write_text(str(len(counts)))
+        save_file(state, folder / f"{key}-{rank}.safetensors")
+    (folder / f"shared-{rank}").write_text(str(_shared(compressed("basis_sharing"))))
+    (folder / f"built-{rank}").write_text(str(len(counts)))
     if rank == 1:
         rewriting._build = _failing
     else:
         rewriting._build = real
     with pytest.raises(RuntimeError, match="no memory left"):
         compressed("svd_llm")
-    dist.destroy_process_group()
 
 
 def _failing(*args):
@@ -58,10 +51,7 @@ def _shared(model):
 
 
 def test_two_processes_share_the_work_and_agree(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=2)
+    in_two_processes(work, tmp_path)
     built = []
     for rank in range(2):
         assert (tmp_path / f"shared-{rank}").read_text() == "True"

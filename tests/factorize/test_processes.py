@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 import corank
+from tests.processes import in_two_processes
 
 from ..adapters.small import loss, small_model
 from .small import TOTAL, batches, begin, factorize
@@ -57,10 +54,7 @@ def _train(inner: nn.Module, model: nn.Module, part: slice) -> None:
         optimizer.step()
 
 
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank: int, folder: Path) -> None:
     found: dict[str, object] = {}
     for method in METHODS:
         inner = _model(method)
@@ -71,18 +65,14 @@ def _worker(rank: int, port: int, folder: str) -> None:
             found[method.key] = inner.state_dict()
         except Exception as error:
             found[method.key] = f"{type(error).__name__}: {error}"
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(found, folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """What each of two processes has after training, by method."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, (port, str(folder)), nprocs=2)
+    in_two_processes(_worker, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

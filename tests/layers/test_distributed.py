@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from corank.layers import Embedding, Linear
 from corank.operators import Dense, LowRank, Sum
+from tests.processes import in_two_processes
 
 
 def _random(*shape: int, seed: int) -> Tensor:
@@ -55,22 +53,15 @@ def _shard(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank: int, folder: Path) -> None:
     for kind, wrap in {"ddp": nn.parallel.DistributedDataParallel, "fsdp2": _shard}.items():
         losses = torch.tensor(_train(wrap(_model()), IDS[2 * rank : 2 * rank + 2]))
         dist.all_reduce(losses)
-        torch.save(losses / 2, Path(folder) / f"{kind}{rank}.pt")
-    dist.destroy_process_group()
+        torch.save(losses / 2, folder / f"{kind}{rank}.pt")
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, (port, str(tmp_path)), nprocs=2)
+    in_two_processes(_worker, tmp_path)
     expected = torch.tensor(_train(_model(), IDS))
     for kind in ("ddp", "fsdp2"):
         found = torch.load(tmp_path / f"{kind}0.pt", weights_only=True)

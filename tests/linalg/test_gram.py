@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from corank.linalg import GramAccumulator
+from tests.processes import in_two_processes
 
 from . import hard
 
@@ -98,23 +97,15 @@ def test_empty_and_wrong_settings_are_refused() -> None:
         GramAccumulator(3, dtype=torch.float16)
 
 
-def reduce_on(rank: int, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def reduce_on(rank: int, folder: Path) -> None:
     gram = GramAccumulator(4)
     gram.add(torch.full((rank + 1, 4), float(rank + 1)))
     gram.all_reduce()
-    torch.save(list(gram.sums()), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(list(gram.sums()), folder / f"{rank}.pt")
 
 
 def test_all_reduce_over_two_processes(tmp_path: Path) -> None:
-    context = mp.get_context("fork")
-    workers = [context.Process(target=reduce_on, args=(r, str(tmp_path))) for r in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
+    in_two_processes(reduce_on, tmp_path)
     for rank in range(2):
         outer, total, count = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert float(count) == 3

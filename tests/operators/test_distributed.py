@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from corank.operators import Dense, LowRank, Quantised, Sum, quantise_uniform, trainable
+from tests.processes import in_two_processes
 
 
 def model() -> nn.Module:
@@ -41,31 +43,26 @@ def step(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return y.detach(), grads
 
 
-def worker(rank: int, store: str, results: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    try:
-        part = data().chunk(2)[rank]
-        ddp = step(DistributedDataParallel(model()), part)
-        sharded = model()
-        for layer in sharded:
-            if list(layer.parameters()):
-                fully_shard(layer)
-        fully_shard(sharded)
-        assert any(isinstance(p, DTensor) for p in sharded.parameters())
-        whole = model()
-        for one, other in zip(sharded, whole, strict=True):
-            if hasattr(one, "numel"):
-                assert (one.numel(), one.bytes()) == (other.numel(), other.bytes())
-        torch.save({"ddp": ddp, "fsdp": step(sharded, part)}, f"{results}.{rank}")
-    finally:
-        dist.destroy_process_group()
+def worker(rank: int, folder: Path) -> None:
+    part = data().chunk(2)[rank]
+    ddp = step(DistributedDataParallel(model()), part)
+    sharded = model()
+    for layer in sharded:
+        if list(layer.parameters()):
+            fully_shard(layer)
+    fully_shard(sharded)
+    assert any(isinstance(p, DTensor) for p in sharded.parameters())
+    whole = model()
+    for one, other in zip(sharded, whole, strict=True):
+        if hasattr(one, "numel"):
+            assert (one.numel(), one.bytes()) == (other.numel(), other.bytes())
+    torch.save({"ddp": ddp, "fsdp": step(sharded, part)}, folder / f"out.{rank}")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch is built without gloo")
 def test_two_processes_give_what_one_gives(tmp_path) -> None:
-    mp.spawn(worker, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
+    in_two_processes(worker, tmp_path)
     expected, grads = step(model(), data())
     assert set(grads) == {"0.a", "0.b", "2.operators.1.operator.a", "2.operators.1.operator.b"} | {
         "2.operators.1.operator.gate"

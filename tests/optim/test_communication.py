@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import corank
+from tests.processes import in_two_processes
 
 RANK, STEPS = 2, 80
 
@@ -34,9 +32,7 @@ def _gradients(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> list[torch
     return [p.grad.clone() for p in model.parameters()]
 
 
-def _work(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _work(rank: int, folder: Path) -> None:
     x, y = _batch(rank)
     sent = []
     reduce = dist.all_reduce
@@ -61,16 +57,12 @@ def _work(rank: int, port: int, folder: str) -> None:
         counts[feedback] = sum(sent)
     stats = state.compression_stats()
     if rank == 0:
-        torch.save({"means": means, "counts": counts, "stats": stats}, Path(folder) / "found.pt")
-    dist.destroy_process_group()
+        torch.save({"means": means, "counts": counts, "stats": stats}, folder / "found.pt")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_factors_are_sent_and_what_is_left_out_follows(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(_work, (port, str(tmp_path)), nprocs=2)
+    in_two_processes(_work, tmp_path)
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     net = _net()
     exact = [

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -20,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 import corank
+from tests.processes import in_two_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 KINDS = {
@@ -61,10 +59,7 @@ def _shard(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
 
 
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank: int, folder: Path) -> None:
     for kind in KINDS:
         model = _shard(_model())
         optimizer = _optimizer(kind, model)
@@ -91,8 +86,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
         everyone = [None, None]
         dist.all_gather_object(everyone, held)
         if rank == 0:
-            torch.save((found, resumed, everyone), Path(folder) / f"{kind}.pt")
-    dist.destroy_process_group()
+            torch.save((found, resumed, everyone), folder / f"{kind}.pt")
 
 
 def shared_state(state: dict) -> dict:
@@ -103,10 +97,7 @@ def shared_state(state: dict) -> dict:
 
 
 def test_two_processes_step_as_one_and_resume(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, (port, str(tmp_path)), nprocs=2)
+    in_two_processes(_worker, tmp_path)
     for kind in KINDS:
         model = _model()
         _train(model, _optimizer(kind, model), range(10))

@@ -1,0 +1,32 @@
+"""Two processes of one gloo group, for the tests of what happens between processes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+Work = Callable[[int, Path], None]  # rank, and a folder that both see
+
+
+def in_two_processes(work: Work, folder: Path) -> None:
+    """Run `work`, a module's function, as ranks 0 and 1; an error in one is raised here."""
+    mp.spawn(_member, (work, folder), nprocs=2)
+
+
+def _member(rank: int, work: Work, folder: Path) -> None:
+    torch.set_num_threads(1)
+    # By file: a free port that was looked up may be taken before it is used.
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    try:
+        work(rank, folder)
+    finally:
+        # A wrapped model lies in a cycle and keeps the group. Gloo's threads then outlive Python,
+        # and one that lets go of a communication hook meanwhile aborts the process.
+        gc.collect()
+        dist.destroy_process_group()
