@@ -5,7 +5,7 @@ from .checks import DecompositionError
 from .components import principal_components
 from .gram import GramAccumulator
 from .patterns import n_of_m
-from .projection import energy, projection_spectrum, top_left_subspace
+from .projection import energy, project, projection_spectrum
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .svd import SVDResult, exact_svd, truncated_svd
@@ -27,6 +27,7 @@ __all__ = [
     "n_of_m",
     "pivoted_columns",
     "principal_components",
+    "project",
     "projection_spectrum",
     "randomized_svd",
     "rank_by_energy",
@@ -35,7 +36,6 @@ __all__ = [
     "root_psd",
     "sqrt_psd",
     "stable_rank",
-    "top_left_subspace",
     "truncated_svd",
     "two_sided",
 ]

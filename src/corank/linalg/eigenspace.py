@@ -18,6 +18,7 @@ _PACE = 2.4  # natural logarithm of what a product takes off the gain, as a rule
 _LONGEST_WAIT = 4
 _NEAREST = 16
 _STRIDE = 16
+_LANES = 16
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 2e-6}
 
 
@@ -30,8 +31,8 @@ class Eigenspace(NamedTuple):
 
 
 def eigenspace_width(rank: int) -> int:
-    """Columns that the iteration works on to find `rank` of them."""
-    return rank + max(16, rank // 4)
+    """Columns that the iteration works on to find `rank` of them, as many as suit a product."""
+    return -(-(rank + max(16, rank // 4)) // _LANES) * _LANES
 
 
 def top_eigenspace(
@@ -67,7 +68,7 @@ def top_eigenspace(
                 return Eigenspace(values[:rank], vectors, True)
             wait = int(min(_LONGEST_WAIT, math.log(gain / limit) / _PACE)) if limit > 0 else 0
             previous, edge = gain, max(float(values[-1]), 0.0)
-        basis = independent(image - _root(edge, step) * basis, settled=True)
+        basis = independent(image.sub_(basis, alpha=_root(edge, step)), settled=True)
     return Eigenspace(values[:rank], vectors, False)
 
 

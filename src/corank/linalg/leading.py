@@ -24,7 +24,7 @@ _EXPECTED_PRODUCTS = 2
 _SPIKES = 32
 _APART = 16
 _SPIKED = 1e-3
-_PROBES = 8
+_PROBES = 16
 _SETTLED = 1e-3
 
 
@@ -75,10 +75,12 @@ def _iterate(
     moment = symmetric_product(weighted, core) if formed < implicit else None
 
     def apply(block: Tensor) -> Tensor:
-        return weighted @ (core.T @ block) if moment is None else moment @ block
+        if moment is None:
+            return ((block.T @ core) @ weighted.T).T
+        return (block.T @ moment).T
 
     if moment is None:
-        start = weighted @ sketch_rows(core, width, generator).T
+        start = (sketch_rows(core, width, generator) @ weighted.T).T
     else:
         start = sketch_rows(moment, width, generator).T
     rest = top_eigenspace(apply, start, missing, total)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .checks import gaussian
 from .leading import Method, leading
-from .metric import deflate, extend, inner, unit_peak, weigh
+from .metric import deflate, extend, in_range, inner, weigh
 
 DOUBLE_SIDE = 512
 _LEVELS = 8
@@ -24,7 +24,7 @@ def solve_levels(
     noise = 0.0 if gram is None else torch.finfo(gram.dtype).eps
     if core.shape[0] <= DOUBLE_SIDE:
         core = core.double()
-    gram = None if gram is None else unit_peak(gram.to(core))
+    gram = None if gram is None else in_range(gram.to(core))[0]
     found = core.new_zeros(core.shape[0], 0)
     for metric in (gram, None):
         for _ in range(_LEVELS):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .checks import check_finite, check_matrix
+from .symmetric import BLOCK, upper_triangular
 
-_BLOCK = 512
+_NARROW = 2.0**-10
 
 
 def check_pair(w: Tensor, gram: Tensor | None, name: str) -> tuple[int, int]:
@@ -33,13 +36,12 @@ def weigh(core: Tensor, gram: Tensor | None) -> Tensor:
         return core
     if gram.ndim == 1:
         return core * gram
-    if core.shape != gram.shape or bool(core[_BLOCK:, :_BLOCK].any()):
+    if core.shape != gram.shape or not upper_triangular(core):
         return core @ gram
     weighted = torch.empty_like(gram)
-    for start in range(0, core.shape[0], _BLOCK):
-        rows = core[start : start + _BLOCK]
-        zeros = 0 if bool(rows[:, :start].any()) else start
-        torch.matmul(rows[:, zeros:], gram[zeros:], out=weighted[start : start + _BLOCK])
+    for start in range(0, core.shape[0], BLOCK):
+        rows = slice(start, start + BLOCK)
+        torch.matmul(core[rows, start:], gram[start:], out=weighted[rows])
     return weighted
 
 
@@ -48,10 +50,14 @@ def inner(a: Tensor, b: Tensor) -> float:
     return float(torch.bmm(a[:, None, :], b[:, :, None]).sum(dtype=torch.float64))
 
 
-def unit_peak(a: Tensor) -> Tensor:
-    """a over its largest |entry|, so that products can neither overflow nor vanish."""
+def in_range(a: Tensor) -> tuple[Tensor, float]:
+    """a / s and s: a power of two, 1 where products of entries of a neither overflow nor vanish."""
     low, high = a.aminmax()
-    return a / torch.maximum(-low, high).clamp_min(torch.finfo(a.dtype).tiny)
+    peak = max(-float(low), float(high))
+    if peak == 0 or _NARROW <= peak <= 1 / _NARROW:
+        return a, 1.0
+    scale = 2.0 ** (math.frexp(peak)[1] - 1)
+    return a / scale, scale
 
 
 def deflate(core: Tensor, found: Tensor) -> Tensor:
@@ -61,6 +67,8 @@ def deflate(core: Tensor, found: Tensor) -> Tensor:
 
 def extend(found: Tensor, new: Tensor) -> Tensor:
     """[found, new] for orthonormal blocks, with `new` made orthogonal to `found`."""
+    if not found.shape[1]:
+        return new
     for _ in range(2):
         overlap = found.T @ new
         new = new - found @ overlap

@@ -23,7 +23,8 @@ def nystrom(basis: Tensor, image: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     if bool(failed):
         values, rotation = symmetric_eigh(moment)
         return values, renewed(basis @ rotation[:, :rank])
-    root = torch.linalg.solve_triangular(lower.T, image + shift * basis, upper=True, left=False)
+    raised = torch.add(image, basis, alpha=float(shift))
+    root = torch.linalg.solve_triangular(lower.T, raised, upper=True, left=False)
     values, rotation = symmetric_eigh(symmetric_product(root.T, root.T))
     scaled = rotation[:, :rank] * values[:rank].clamp_min(torch.finfo(values.dtype).tiny).rsqrt()
-    return values - shift, renewed(root @ scaled)
+    return values - shift, renewed((scaled.T @ root.T).T)

@@ -12,29 +12,30 @@ from torch import Tensor
 from .checks import check_rank, own_generator, working_dtype
 from .leading import Method
 from .levels import DOUBLE_SIDE, solve_levels
-from .metric import check_pair, inner, unit_peak, weigh
+from .metric import check_pair, in_range, inner, weigh
 from .reduction import lift_leading, reduce_tall, shifted_root
 from .svd import fix_signs
-from .symmetric import symmetric_product
+from .symmetric import symmetric_product, times_upper
 
 
-def top_left_subspace(
+def project(
     w: Tensor,
     gram: Tensor | None,
     rank: int,
     *,
     generator: torch.Generator | None = None,
     method: Method = "auto",
-) -> Tensor:
-    """Orthonormal U (m, rank) minimising ||(W - U U^T W) C^(1/2)||_F.
+) -> tuple[Tensor, Tensor]:
+    """Factors b (m, rank), a (rank, n) of the projection of w minimising ||(W - b a) C^(1/2)||_F.
 
     w: (m, n). gram: second moment C of the input, (n, n), its diagonal (n,), or None for the
     identity; any positive semidefinite C serves, however ill-conditioned or rank-deficient.
-    Directions that C does not see complete the basis from W itself, largest first, so that full
-    rank is lossless for every input. Half precisions are computed and returned in float32, sides
-    up to 512 in float64. "auto" takes a dense eigendecomposition up to a side of 1024 and where
-    the rank is large, subspace iteration elsewhere. `generator` (default: seed 0) serves the
-    latter; equal generators give equal results.
+    b is an orthonormal U and a is U^T W (to 1e-2 for tall float32 weights at up to half their rank,
+    whose b a is the same). Directions that C does not see complete the basis from W itself, largest
+    first, so that full rank is lossless for every input. Half precisions are computed and returned
+    in float32, sides up to 512 in float64. "auto" takes a dense eigendecomposition up to a side of
+    1024 and where the rank is large, subspace iteration elsewhere. `generator` (default: seed 0)
+    serves the latter; equal generators give equal results.
 
     Raises ValueError for a rank outside 1..min(m, n), mismatched shapes, negative diagonals or
     non-finite entries.
@@ -45,33 +46,37 @@ def top_left_subspace(
     generator = own_generator(generator, torch.device("cpu"))
     out = working_dtype(w, gram)
     rows, columns = w.shape
-    w = unit_peak(w.to(out))
+    w, scale = in_range(w.to(out))
     if rows <= columns:
-        u = solve_levels(w, gram, rank, method, generator).to(out)
+        b = solve_levels(w, gram, rank, method, generator).to(out)
+        a = b.T @ w
     else:
-        u = _solve_tall(w, gram, rank, method, generator)
-    return fix_signs(u, u.T)[0]
+        b, a = _project_tall(w, gram, rank, method, generator)
+    b, a = fix_signs(b, a)
+    return b, a * scale
 
 
-def _solve_tall(
+def _project_tall(
     w: Tensor, gram: Tensor | None, rank: int, method: Method, generator: torch.Generator
-) -> Tensor:
-    """Orthonormal (m, rank) in the dtype of w (m, n), m > n, from its square core."""
+) -> tuple[Tensor, Tensor]:
+    """The factors of w (m, n), m > n, from its square core T: Q V and V^T T where W = Q T."""
     if w.dtype == torch.float32 and w.shape[1] > DOUBLE_SIDE and 2 * rank <= w.shape[1]:
         core = shifted_root(w)
         if core is not None:
-            u = lift_leading(w, core, solve_levels(core, gram, rank, method, generator))
-            if u is not None:
-                return u
+            v = solve_levels(core, gram, rank, method, generator)
+            b = lift_leading(w, core, v)
+            if b is not None:
+                return b, times_upper(v.T, core)
     core, lift = reduce_tall(w)
-    return lift(solve_levels(core, gram, rank, method, generator).to(w))
+    v = solve_levels(core, gram, rank, method, generator).to(w)
+    return lift(v), times_upper(v.T, core)
 
 
 def projection_spectrum(w: Tensor, gram: Tensor | None) -> Tensor:
     """Squared singular values of W C^(1/2), (min(m, n),), descending and >= 0.
 
-    w: (m, n). gram as in `top_left_subspace`. The energy that rank r loses is the sum of entries
-    r and later. Values below eps of the first are rounding. Raises as `top_left_subspace`.
+    w: (m, n). gram as in `project`. The energy that rank r loses is the sum of entries
+    r and later. Values below eps of the first are rounding. Raises as `project`.
     """
     check_pair(w, gram, "gram")
     out = working_dtype(w, gram)

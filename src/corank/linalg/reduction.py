@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .orthonormal import renewed
-from .symmetric import symmetric_product
+from .symmetric import upper_product
 
 _WORST_LENGTH = 1e-2
 
@@ -35,19 +34,20 @@ def shifted_root(w: Tensor) -> Tensor | None:
     It stands for w where only leading directions count, at the speed of matrix products. The shift,
     of the size of the rounding of W^T W, keeps it defined for every condition of W.
     """
-    moment = symmetric_product(w.T, w.T)
-    shift = torch.finfo(w.dtype).eps * torch.linalg.vector_norm(moment)
+    moment = upper_product(w.T, w.T)
+    shift = torch.finfo(w.dtype).eps * moment.diagonal().sum()
     moment.diagonal().add_(shift)
-    root, failed = torch.linalg.cholesky_ex(moment, upper=True)
-    return None if bool(failed) else root
+    lower, failed = torch.linalg.cholesky_ex(moment.T)  # which reads the lower triangle only
+    return None if bool(failed) else lower.T
 
 
 def lift_leading(w: Tensor, root: Tensor, v: Tensor) -> Tensor | None:
-    """Orthonormal basis (m, r) of W T^-1 V for V (n, r) in the coordinates of T = shifted_root(w).
+    """W T^-1 V (m, r), orthonormal up to the shift, for V (n, r) beside T = shifted_root(w).
 
-    None where T^-1 V leans on directions of W that the shift hides: then columns of W T^-1 V are
-    no longer of unit length, and `reduce_tall` has to serve.
+    None where T^-1 V leans on directions of W that the shift hides: then columns are no longer of
+    unit length, and `reduce_tall` has to serve.
     """
-    u = w @ torch.linalg.solve_triangular(root, v, upper=True)
+    back = torch.linalg.solve_triangular(root, v, upper=True)
+    u = (back.T @ w.T).T  # BLAS is slower to write rows of odd lengths
     length = torch.linalg.vector_norm(u, dim=0)
-    return renewed(u) if bool(((length - 1).abs() < _WORST_LENGTH).all()) else None
+    return u if bool(((length - 1).abs() < _WORST_LENGTH).all()) else None

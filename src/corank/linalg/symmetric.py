@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 _DOUBLE_SIDE = 2048
 _NEGATIVE_PART = 1e-2
-_BLOCK = 512
+BLOCK = 384
 
 
 def eigh_clamped(c: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,18 +62,40 @@ def symmetric_eigh(c: Tensor) -> tuple[Tensor, Tensor]:
 
 def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
     """a b^T (p, p) for a, b (p, n) whose product is symmetric: half of its blocks are computed."""
-    side = b.shape[0]
-    if side <= _BLOCK:
+    if len(b) <= BLOCK:
         moment = a @ b.T
         return (moment + moment.T) / 2
-    moment = a.new_empty(side, side)
-    for start in range(0, side, _BLOCK):
-        stop = min(start + _BLOCK, side)
-        strip = moment[start:stop, :stop]
-        torch.matmul(a[start:stop], b[:stop].T, out=strip)
-        moment[:start, start:stop] = strip[:, :start].T
-        strip[:, start:] = (strip[:, start:] + strip[:, start:].T) / 2
+    moment = upper_product(a, b)
+    for start in range(0, len(b), BLOCK):
+        rows, rest = slice(start, start + BLOCK), slice(start + BLOCK, None)
+        moment[rest, rows] = moment[rows, rest].T
+        block = moment[rows, rows]
+        block.copy_((block + block.T) / 2)
     return moment
+
+
+def upper_product(a: Tensor, b: Tensor) -> Tensor:
+    """The upper triangle of a b^T (p, p) for a, b (p, n); blocks below its diagonal are not set."""
+    product = a.new_empty(len(a), len(b))
+    triangle = b.shape[0] == b.shape[1] and upper_triangular(b)
+    for start in range(0, len(b), BLOCK):
+        rows, zeros = slice(start, start + BLOCK), start if triangle else 0
+        torch.matmul(a[rows, zeros:], b[start:, zeros:].T, out=product[rows, start:])
+    return product
+
+
+def upper_triangular(a: Tensor) -> bool:
+    """Whether blocks of `BLOCK` below the diagonal of a (n, n) are zero."""
+    return not any(bool(a[i:, i - BLOCK : i].any()) for i in range(BLOCK, len(a), BLOCK))
+
+
+def times_upper(rows: Tensor, triangle: Tensor) -> Tensor:
+    """rows (r, n) times an upper triangle (n, n), without its zeros."""
+    parts = [
+        rows[:, : start + BLOCK] @ triangle[: start + BLOCK, start : start + BLOCK]
+        for start in range(0, len(triangle), BLOCK)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def root_psd(c: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite, check_matrix, check_rank, working_dtype
-from .projection import top_left_subspace
+from .projection import project
 from .svd import exact_svd
 from .symmetric import check_square, eigh_clamped, numeric_cut
 
@@ -34,8 +34,7 @@ def two_sided(
     out = working_dtype(w, left_gram, right_gram)
     w = w.to(out)
     if left_gram is None:
-        u = top_left_subspace(w, right_gram, rank, generator=generator).to(out)
-        return u, u.T @ w
+        return project(w, right_gram, rank, generator=generator)
     values, basis = _spectrum(left_gram.to(out), w.shape[0])
     seen = int((values > numeric_cut(values, w.shape[0])).sum())
     rotated = _turn(basis, w)  # (m, n), rows by the weight that A gives them
@@ -44,8 +43,8 @@ def two_sided(
     a, b = w.new_zeros(0, w.shape[1]), w.new_zeros(seen, 0)
     inner = min(rank, seen)
     if inner:
-        u = top_left_subspace(scaled, right_gram, inner, generator=generator).to(out)
-        a, b = u.T @ scaled, u / scale
+        b, a = project(scaled, right_gram, inner, generator=generator)
+        b = b / scale
     if seen < w.shape[0]:
         rows = _rows_with(a, hidden, rank, generator)  # (rank, n)
         a, b = rows, torch.cat([b @ (a @ rows.T), hidden @ rows.T])
@@ -61,7 +60,7 @@ def _rows_with(a: Tensor, hidden: Tensor, rank: int, generator: torch.Generator 
     rest = min(rank - rows.shape[0], hidden.shape[0])
     if rest:
         left = (hidden - (hidden @ rows.T) @ rows).T  # (n, hidden)
-        more = top_left_subspace(left, None, rest, generator=generator)
+        more, _ = project(left, None, rest, generator=generator)
         rows = torch.linalg.qr(torch.cat([rows.T, more.to(rows)], dim=1)).Q.T
     return torch.cat([rows, rows.new_zeros(rank - rows.shape[0], rows.shape[1])])
 
