@@ -8,6 +8,7 @@ from torch import Tensor
 from .checks import gaussian
 from .leading import Method, leading
 from .metric import deflate, extend, in_range, inner, weigh
+from .symmetric import BLOCK
 
 DOUBLE_SIDE = 512
 _LEVELS = 8
@@ -55,7 +56,7 @@ def _cut(core: Tensor, residual: Tensor, gram: Tensor | None, noise: float, scal
     spread = gram.diagonal() if gram is not None and gram.ndim == 2 else gram
 
     def spread_energy(a: Tensor) -> float:
-        return inner(weigh(a, spread), a)
+        return sum(inner(weigh(rows, spread), rows) for rows in a.split(BLOCK))
 
     whole = spread_energy(core)
     deflation = (side * eps) ** 2 * whole

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .orthonormal import renewed
-from .symmetric import symmetric_eigh, symmetric_product
+from .symmetric import symmetric_eigh, upper_product
 
 
 def nystrom(basis: Tensor, image: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -17,14 +17,15 @@ def nystrom(basis: Tensor, image: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     with a shift of the size of rounding (Tropp, Yurtsever, Udell and Cevher 2017, algorithm 3);
     Rayleigh-Ritz in its place where B^T Y is indefinite even so.
     """
-    moment = symmetric_product(image.T, basis.T)
-    shift = torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image)
-    lower, failed = torch.linalg.cholesky_ex(moment + shift * torch.eye(len(moment)).to(moment))
+    shift = torch.finfo(image.dtype).eps * float(torch.linalg.vector_norm(image))
+    moment = upper_product(image.T, basis.T).T
+    moment.diagonal().add_(shift)
+    lower, failed = torch.linalg.cholesky_ex(moment)
     if bool(failed):
         values, rotation = symmetric_eigh(moment)
-        return values, renewed(basis @ rotation[:, :rank])
-    raised = torch.add(image, basis, alpha=float(shift))
+        return values - shift, renewed(basis @ rotation[:, :rank])
+    raised = torch.add(image, basis, alpha=shift)
     root = torch.linalg.solve_triangular(lower.T, raised, upper=True, left=False)
-    values, rotation = symmetric_eigh(symmetric_product(root.T, root.T))
+    values, rotation = symmetric_eigh(upper_product(root.T, root.T).T)
     scaled = rotation[:, :rank] * values[:rank].clamp_min(torch.finfo(values.dtype).tiny).rsqrt()
     return values - shift, renewed((scaled.T @ root.T).T)

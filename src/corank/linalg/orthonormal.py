@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .symmetric import symmetric_product
+from .symmetric import upper_product
 
 _SMALLEST_PIVOT = {torch.float64: 1e-5, torch.float32: 3e-3}
 
@@ -42,9 +42,9 @@ def renewed(block: Tensor) -> Tensor:
 def _pass(block: Tensor, dtype: torch.dtype) -> Tensor | None:
     """block times the inverse Cholesky factor of its Gram in `dtype`; None if that is unsafe."""
     wide = block.to(dtype).T
-    gram = symmetric_product(wide, wide)
+    gram = upper_product(wide, wide)
     norms = gram.diagonal().sqrt()
-    lower, failed = torch.linalg.cholesky_ex(gram)
+    lower, failed = torch.linalg.cholesky_ex(gram.T)
     pivots = lower.diagonal() / norms
     if bool(failed) or not bool((pivots > _SMALLEST_PIVOT[dtype]).all()):
         return None

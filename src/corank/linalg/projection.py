@@ -14,7 +14,7 @@ from .leading import Method
 from .levels import DOUBLE_SIDE, solve_levels
 from .metric import check_pair, in_range, inner, weigh
 from .reduction import lift_leading, reduce_tall, shifted_root
-from .svd import fix_signs
+from .svd import signs
 from .symmetric import symmetric_product, times_upper
 
 
@@ -52,8 +52,8 @@ def project(
         a = b.T @ w
     else:
         b, a = _project_tall(w, gram, rank, method, generator)
-    b, a = fix_signs(b, a)
-    return b, a * scale
+    sign = signs(b)
+    return b.mul_(sign), a.mul_(scale * sign[:, None])
 
 
 def _project_tall(

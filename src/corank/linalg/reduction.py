@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .symmetric import upper_product
+from .symmetric import BLOCK
 
 _WORST_LENGTH = 1e-2
 
@@ -31,14 +31,24 @@ def reduce_tall(w: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 def shifted_root(w: Tensor) -> Tensor | None:
     """Upper T (n, n) with T^T T = W^T W + shift for w (m, n), or None if there is none.
 
-    It stands for w where only leading directions count, at the speed of matrix products. The shift,
-    of the size of the rounding of W^T W, keeps it defined for every condition of W.
+    It stands for w where only leading directions count, at the speed of matrix products: strips of
+    W^T W are formed as Cholesky's elimination comes to them. The shift, of the size of the rounding
+    of W^T W, keeps it defined for every condition of W.
     """
-    moment = upper_product(w.T, w.T)
-    shift = torch.finfo(w.dtype).eps * moment.diagonal().sum()
-    moment.diagonal().add_(shift)
-    lower, failed = torch.linalg.cholesky_ex(moment.T)  # which reads the lower triangle only
-    return None if bool(failed) else lower.T
+    columns = w.shape[1]
+    shift = torch.finfo(w.dtype).eps * float(torch.linalg.vector_norm(w)) ** 2
+    root = w.new_zeros(columns, columns)
+    for start in range(0, columns, BLOCK):
+        rows, above = slice(start, start + BLOCK), root[:start]
+        strip = w[:, rows].T @ w[:, start:]
+        strip.addmm_(above[:, rows].T, above[:, start:], alpha=-1)
+        strip.diagonal().add_(shift)
+        lower, failed = torch.linalg.cholesky_ex(strip[:, :BLOCK])
+        if bool(failed):
+            return None
+        root[rows, start:] = torch.linalg.solve_triangular(lower, strip, upper=False)
+        root[rows, rows] = lower.T
+    return root
 
 
 def lift_leading(w: Tensor, root: Tensor, v: Tensor) -> Tensor | None:

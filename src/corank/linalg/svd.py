@@ -27,9 +27,14 @@ class SVDResult(NamedTuple):
 
 def fix_signs(u: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:
     """Flip paired vectors so that the largest |entry| of each column of `u` is positive."""
-    peak = u.gather(0, u.abs().argmax(dim=0, keepdim=True))  # (1, r)
-    sign = torch.where(peak < 0, -1.0, 1.0).to(u.dtype)
-    return u * sign, vh * sign.T
+    sign = signs(u)
+    return u * sign, vh * sign[:, None]
+
+
+def signs(u: Tensor) -> Tensor:
+    """Sign (r,) of the largest |entry| of each column of u (m, r); 1 where the column is zero."""
+    low, high = u.aminmax(dim=0)
+    return torch.where(-low > high, -1.0, 1.0).to(u.dtype)
 
 
 def exact_svd(a: Tensor) -> SVDResult:

@@ -41,6 +41,8 @@ def eigh_clamped(c: Tensor) -> tuple[Tensor, Tensor]:
 def symmetric_eigh(c: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (n,) descending and eigenvectors (n, n) of a finite symmetric c, in its dtype.
 
+    Reads the lower triangle only.
+
     Retries once on the CPU in float64 (logged). Raises DecompositionError if that fails too.
     """
     try:
@@ -75,7 +77,10 @@ def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def upper_product(a: Tensor, b: Tensor) -> Tensor:
-    """The upper triangle of a b^T (p, p) for a, b (p, n); blocks below its diagonal are not set."""
+    """The upper triangle of a symmetric a b^T (p, p) for a, b (p, n); what lies below is not set.
+
+    Transposed, it is what decompositions read.
+    """
     product = a.new_empty(len(a), len(b))
     triangle = b.shape[0] == b.shape[1] and upper_triangular(b)
     for start in range(0, len(b), BLOCK):
