@@ -43,7 +43,12 @@ def whole(sources, out, *more):
     process = start(command(sources, out, *more))
     process.join()
     assert process.exitcode == 0
-    return load_file(out / "model" / "model.safetensors")
+    return trained(out)
+
+
+def trained(out):
+    (file,) = [*out.glob("model/model.safetensors"), *out.glob("adapter/*.safetensors")]
+    return load_file(file)
 
 
 def require_equal(one, two):
@@ -87,21 +92,31 @@ def over_two(sources, out, *more):
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert made.stdout.count('"verb"') == 1
-    return load_file(out / "model" / "model.safetensors")
+    return trained(out)
 
 
-@pytest.mark.parametrize("more", [[], ["--fsdp"]])
+WAYS = {
+    "ddp": [],
+    "fsdp": ["--fsdp"],
+    "fsdp, adapter": ["--fsdp", "--adapt", "pissa", "--rank", 4],
+    "fsdp, factorised": ["--fsdp", "--factorize", "sltrain", "--rank", 4],
+}
+
+
+@pytest.mark.parametrize("more", WAYS.values(), ids=WAYS)
 def test_two_processes_train_as_one_with_twice_the_batch(sources, tmp_path, more):
     config = json.loads((sources / "config.json").read_text()) | {"attention_dropout": 0.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "texts").symlink_to(sources / "texts")
     made = over_two(tmp_path, tmp_path / "two", *more)
-    one = whole(tmp_path, tmp_path / "one", "--steps", 8, "--evaluate-every", 2, "--batch-size", 8)
+    alone = [flag for flag in more if flag != "--fsdp"]
+    steps = ["--steps", 8, "--evaluate-every", 2, "--batch-size", 8]
+    one = whole(tmp_path, tmp_path / "one", *steps, *alone)
     for name, value in one.items():
         torch.testing.assert_close(made[name], value, atol=2e-4, rtol=2e-3)
     kept = tmp_path / "two" / "checkpoints"
     assert len(list((kept / "checkpoint-8").glob("rng_state_*.pth"))) == 2
-    assert (kept / "checkpoint-8" / "pytorch_model_fsdp.bin").is_file() == bool(more)
+    assert (kept / "checkpoint-8" / "pytorch_model_fsdp.bin").is_file() == ("--fsdp" in more)
     for file in (kept / "checkpoint-8").iterdir():
         file.unlink()
     require_equal(made, over_two(tmp_path, tmp_path / "two", *more, "--resume"))

@@ -66,7 +66,10 @@ class Controller:
 
         The controller's state travels in the optimiser's: whoever saves and loads that, in any
         order with this call, resumes exactly.
+
+        Raises ValueError for a method that acts on leaves between steps where FSDP2 shards them.
         """
+        self._require_whole()
         while hasattr(optimizer, "optimizer"):  # accelerate wraps it, and forwards step()
             optimizer = optimizer.optimizer
         for training, _ in self._parts:
@@ -87,6 +90,16 @@ class Controller:
         optimizer.register_step_post_hook(lambda *_: self.step())
         optimizer.register_state_dict_post_hook(give)
         optimizer.register_load_state_dict_post_hook(self._take)
+
+    def _require_whole(self) -> None:
+        """Of shards, a method's own steps would see a part each."""
+        for training, held in self._parts:
+            acts = any(c.before_step or c.after_step for c in held.recipe.controls)
+            if acts and any(is_sharded(leaf) for leaf in training.leaves().values()):
+                raise ValueError(
+                    f"{held.method} acts on its leaves between steps, and FSDP2 has sharded them: "
+                    "train it under DDP, where each process has them whole"
+                )
 
     def _take(self, optimizer: Optimizer) -> None:
         state = optimizer.param_groups[0].pop(_KEY, None)
@@ -176,7 +189,7 @@ class Controller:
         """Tensors and JSON values from which `load_state_dict` goes on exactly."""
         return {
             training.name: {
-                "made": _made(training, held),
+                "made": json.dumps(_made(training, held)),
                 "step": training.step,
                 "memory": copy.deepcopy(training.memory),
                 "generator": training.generator.get_state(),
@@ -194,12 +207,13 @@ class Controller:
         if sorted(state) != sorted(names):
             raise ValueError(f"the state is of {sorted(state)}, not {sorted(names)}")
         for training, held in self._parts:
-            _require_same(training.name, state[training.name]["made"], _made(training, held))
-            training.require_plan(training.total, state[training.name]["memory"])
+            saved = state[training.name]
+            _require_same(training.name, json.loads(saved["made"]), _made(training, held))
+            training.require_plan(training.total, saved.get("memory", {}))
         for training, _ in self._parts:
             saved = state[training.name]
             training.step = int(saved["step"])
-            training.memory = dict(saved["memory"])
+            training.memory = dict(saved.get("memory", {}))  # torch drops it where it is empty
             training.generator.set_state(saved["generator"])
         self._started = True
         for training, control in self._each():

@@ -21,7 +21,7 @@ def train_and_save(arguments: argparse.Namespace) -> int:
     from ..training import (
         Masked,
         find_optimizer,
-        gathered,
+        gather,
         objective_of,
         read_config,
         read_examples,
@@ -31,8 +31,6 @@ def train_and_save(arguments: argparse.Namespace) -> int:
     first, processes = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.fsdp and processes == 1:
         raise ValueError("--fsdp shards over processes: start it by torchrun --nproc-per-node 2")
-    if arguments.fsdp and (arguments.adapt or arguments.factorize):
-        raise ValueError("--fsdp shards whole models: leave it out, or train without --adapt")
     out = check_out(arguments.out, arguments.force or arguments.resume or not first)
     own, of_optimizer = split_settings(arguments)
     find_optimizer(arguments.optimizer, of_optimizer)
@@ -60,11 +58,10 @@ def train_and_save(arguments: argparse.Namespace) -> int:
         else:
             seen, held = examples, tuning
         report = _prepare(model, tokenizer, arguments, own)
-        kind = type(model)
         made = _run(model, seen, held, out, arguments, of_optimizer, tell)
         tell("saving", 0.0)
         if arguments.fsdp:
-            model = gathered(model, kind)
+            gather(model)
         if first:
             _save(model, tokenizer, out, arguments)
     report.verb = "train"
@@ -145,13 +142,17 @@ def _run(
     control = None
     if arguments.adapt is not None or arguments.factorize is not None:
         control = controller(model, seed=arguments.seed)
-    groups = control and control.parameter_groups(arguments.lr, arguments.weight_decay)
+
+    def optimizer() -> Any:
+        groups = control and control.parameter_groups(arguments.lr, arguments.weight_decay)
+        return build_optimizer(
+            model, arguments.optimizer, arguments.lr, arguments.weight_decay, of_optimizer, groups
+        )
+
     model.train()
     made = train(
         model, examples, tuning, out / "checkpoints", controller=control,
-        optimizer=lambda: build_optimizer(
-            model, arguments.optimizer, arguments.lr, arguments.weight_decay, of_optimizer, groups
-        ),
+        optimizer=optimizer,
         steps=arguments.steps, epochs=arguments.epochs, batch_size=arguments.batch_size,
         accumulate=arguments.accumulate, learning_rate=arguments.lr,
         weight_decay=arguments.weight_decay, schedule=arguments.schedule, warmup=arguments.warmup,

@@ -6,7 +6,7 @@ from .memory import Memory, give_values, kept_activations, training_memory
 from .optimizers import build_optimizer, find_optimizer, optimizers
 from .result import Training
 from .run import train
-from .sharding import gathered
+from .sharding import gather
 from .starting import objective_of, read_config, start_model
 from .tokenizing import require_room, train_tokenizer
 
@@ -17,7 +17,7 @@ __all__ = [
     "Training",
     "build_optimizer",
     "find_optimizer",
-    "gathered",
+    "gather",
     "give_values",
     "kept_activations",
     "objective_of",

@@ -109,7 +109,6 @@ def train(
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(patience))
     callbacks.append(_teller(progress or (lambda stage, fraction: None)))
-    groups = controller and controller.parameter_groups(learning_rate, weight_decay)
     skipping = Skipping()
 
     class Runner(Trainer):
@@ -118,7 +117,8 @@ def train(
         optimizer: Optimizer | None
 
         def create_optimizer(self, model: Any = None) -> Optimizer:
-            if self.optimizer is None:
+            if self.optimizer is None:  # after sharding, which puts other leaves in place
+                groups = controller and controller.parameter_groups(learning_rate, weight_decay)
                 made = optimizer() if optimizer is not None else build_optimizer(
                     self.model, lr=learning_rate, weight_decay=weight_decay, groups=groups
                 )  # fmt: skip
@@ -126,6 +126,10 @@ def train(
                     skipping.attach(made)
                 self.optimizer = made
             return self.optimizer
+
+        def save_model(self, *arguments: Any, **options: Any) -> None:
+            if not sharded:  # of shards there is a file of its own, which is what resumes
+                super().save_model(*arguments, **options)
 
         def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
             with writing(out, self.state.global_step):

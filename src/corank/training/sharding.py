@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 
@@ -20,21 +18,28 @@ def allow_sharding_on_cpus() -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def gathered(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """A whole model of class `kind` on the CPU from a sharded transformers model.
+def gather(model: nn.Module) -> None:
+    """Put whole tensors on the CPU in the place of a model's shards, in the first process.
 
-    Every process has to call it; the weights are there in the first.
+    Every process has to call it. The model is for saving then, and trains no more.
     """
     from torch.distributed import get_rank
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    dtype = next(model.parameters()).dtype
-    state = get_model_state_dict(model, options=options)
-    if get_rank() != 0:
-        return model
-    sharded: Any = model
-    whole: Any = kind(sharded.config)
-    whole.to(dtype).load_state_dict(state)
-    whole.tie_weights()
-    return whole.eval()
+    first, wrapped = get_rank() == 0, [m for m in model.modules() if isinstance(m, FSDPModule)]
+    for module in wrapped:
+        module.reshard()
+    whole: dict[int, nn.Parameter] = {}  # a leaf in two places stays one
+    for module in model.modules():
+        for name, leaf in list(module._parameters.items()):
+            if not isinstance(leaf, DTensor):
+                continue
+            if id(leaf) not in whole:
+                gathered = leaf.detach().full_tensor()
+                kept = gathered.cpu() if first else gathered.new_empty(0)
+                whole[id(leaf)] = nn.Parameter(kept, requires_grad=leaf.requires_grad)
+            if first:
+                module._parameters[name] = whole[id(leaf)]
+    for module in wrapped:
+        module.__class__ = type(module).__bases__[1]  # fully_shard puts a class before it
