@@ -28,8 +28,8 @@ def gather(model: nn.Module) -> None:
     from torch.distributed.tensor import DTensor
 
     first, wrapped = get_rank() == 0, [m for m in model.modules() if isinstance(m, FSDPModule)]
-    for module in wrapped:
-        module.reshard()
+    for part in wrapped:
+        part.reshard()
     whole: dict[int, nn.Parameter] = {}  # a leaf in two places stays one
     for module in model.modules():
         for name, leaf in list(module._parameters.items()):
@@ -41,5 +41,5 @@ def gather(model: nn.Module) -> None:
                 whole[id(leaf)] = nn.Parameter(kept, requires_grad=leaf.requires_grad)
             if first:
                 module._parameters[name] = whole[id(leaf)]
-    for module in wrapped:
-        module.__class__ = type(module).__bases__[1]  # fully_shard puts a class before it
+    for part in wrapped:
+        part.__class__ = type(part).__bases__[1]  # fully_shard puts a class before it
