@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..adapters import activate
-from ..adapters.own import keep, switch
-from ..adapters.record import Adapter, adapters, find_adapter, is_json
-from ..engine.adapting import put
-from ..engine.transaction import unchanged_on_error
-from ..errors import FormatError, SiteError
-from ..models import read
-from ..operators import Operator
-from .adapter_record import restored_adapter
+from ..adapters.record import Adapter, find_adapter, is_json
+from ..errors import FormatError
+from .adapter_placing import place_adapter, require_parameters, swap_adapter
+from .adapter_rebuilding import read_corank
 from .adapter_skeleton import (
     SKELETON,
     TENSORS,
-    base_at,
-    build_operators,
-    operators_of,
-    read_skeleton,
-    read_tensors,
     write_skeleton,
 )
-from .attach import attach
-from .fingerprint import fingerprint
 from .folder import replace_folder
-from .hot_swap import swap_values
 from .peft_export import write_peft
 from .peft_import import read_peft
 from .peft_names import CONFIG, WEIGHTS
@@ -133,107 +119,20 @@ def load_adapter(
     """
     folder = Path(path)
     if (folder / SKELETON).is_file():
-        held, made, also, notes = _read_own(model, folder, force)
+        held, made, also, notes = read_corank(model, folder, force)
     elif (folder / CONFIG).is_file():
         held, made, also, notes = read_peft(model, folder)
     else:
         raise FormatError(f"{folder} has neither {SKELETON} nor {CONFIG}: no saved adapter")
     held.name = name if name is not None else held.name
-    _require_parameters(model, also)
+    require_parameters(model, also)
     if swap:
-        _swap(model, held, made, also)
+        swap_adapter(model, held, made, also)
     else:
-        _add(model, held, made, also)
+        place_adapter(model, held, made, also)
     return LoadedAdapter(held.name, held.method, list(held.sites), notes)
 
 
 def _left_out(held: Adapter) -> list[str]:
     lost = [name for name, value in held.parameters.items() if not is_json(value)]
     return [f"parameters that are no JSON values are not in the folder: {lost}"] if lost else []
-
-
-Read = tuple[Adapter, dict[str, Operator], dict[str, Tensor], list[str]]
-
-
-def _read_own(model: nn.Module, folder: Path, force: bool) -> Read:
-    skeleton = read_skeleton(folder)
-    held = restored_adapter(model, skeleton["adapter"])
-    if set(held.sites) != set(skeleton["sites"]):
-        raise FormatError(f"{folder / SKELETON}: its record and its operators name other sites")
-    bases = {name: base_at(model, site) for name, site in held.sites.items()}
-    notes = []
-    for name, site in held.sites.items():
-        entry = skeleton["sites"][name]
-        if (site.kind, list(site.shape)) != (entry["kind"], entry["shape"]):
-            raise SiteError(
-                site.where,
-                f"the adapter is for a {entry['kind']} weight of {entry['shape']}",
-                "Load it onto the model that it was made for.",
-            )
-        here = fingerprint(bases[name])
-        if here != entry["fingerprint"]:
-            told = f"made for weight {entry['fingerprint']}, and here is {here}"
-            if entry["follows_weight"] is not False and not force:
-                raise FormatError(
-                    f"{site.where}: the adapter was {told}; it is defined by its weight. Load it "
-                    "onto that base, or pass force=True to use it all the same."
-                )
-            notes.append(f"{name}: {told}")
-    tensors = read_tensors(folder / TENSORS)
-    made = build_operators(skeleton, tensors, bases)
-    also = {name: tensors.get(f"also/{name}") for name in held.also}
-    if lost := [name for name, value in also.items() if value is None]:
-        raise FormatError(f"{folder / TENSORS} lacks the values of {lost[0]}")
-    return held, made, {n: value for n, value in also.items() if value is not None}, notes
-
-
-def _add(
-    model: nn.Module, held: Adapter, made: dict[str, Operator], also: Mapping[str, Tensor]
-) -> None:
-    if held.name in adapters(model):
-        raise ValueError(
-            f"the model already carries an adapter {held.name!r}: give another name=, delete it, "
-            "or pass swap=True"
-        )
-    sites = list(held.sites.values())
-    with unchanged_on_error(model, sites):
-        put(model, held.name, sites, {site.name: read(model, site) for site in sites}, made)
-    model.requires_grad_(False)
-    for other in adapters(model).values():
-        switch(model, other, on=False)
-    adapters(model)[held.name] = held
-    keep(model, held)
-    for name, value in also.items():
-        model.get_parameter(name).copy_(value)
-    activate(model, held.name)
-    attach(model)
-
-
-def _swap(
-    model: nn.Module, held: Adapter, made: dict[str, Operator], also: Mapping[str, Tensor]
-) -> None:
-    there = find_adapter(model, held.name)
-    weights = operators_of(model, there)
-    if set(weights) != set(made) or set(there.also) != set(also):
-        other = sorted(set(weights) ^ set(made)) or sorted(set(there.also) ^ set(also))
-        raise SiteError(
-            other[0],
-            f"only one of the two adapters {held.name!r} has it",
-            "Load the new one under a name of its own.",
-        )
-    if any(weight.merged is not None for _, weight, _ in weights.values()):
-        raise ValueError("the adapters are merged: unmerge_adapters first")
-    swap_values(there.sites, {name: op for name, (_, _, op) in weights.items()}, made)
-    for name, value in also.items():
-        target = model.get_parameter(name) if there.in_place else there.kept[name]
-        target.copy_(value)
-    there.method, there.parameters, there.recipe = held.method, held.parameters, held.recipe
-    there.targets, there.seed = held.targets, held.seed
-
-
-def _require_parameters(model: nn.Module, also: Mapping[str, Tensor]) -> None:
-    known = dict(model.named_parameters(remove_duplicate=False))
-    for name, value in also.items():
-        if name not in known or known[name].shape != value.shape:
-            shape = tuple(known[name].shape) if name in known else "nothing"
-            raise FormatError(f"{name} is {tuple(value.shape)} in the folder, {shape} in the model")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,11 @@ from ..errors import SiteError
 from ..layers import Convolution, Embedding, Experts
 from ..linalg import truncated_svd
 from ..models import Site, require_one_matrix
-from ..models.kinds import RefusedModule, is_layer, kind_of
+from ..models.kinds import is_layer
 from ..operators import Operator, RowNormalised, low_rank_update
 from .adapter_skeleton import operators_of, own_values
-from .peft_names import CONFIG, PREFIX, WEIGHTS, exactly, expert_prefixes
-
-_TASKS = {"ForCausalLM": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}
+from .peft_config import peft_config
+from .peft_names import CONFIG, PREFIX, WEIGHTS, expert_prefixes
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def write_peft(
                 tensors |= _tensors(model, path, update)
                 ranks[path] = update.rank
     named = getattr(getattr(model, "config", None), "name_or_path", None)
-    config = _config(model, ranks, parameters, dora, base or named or None)
+    config = peft_config(model, ranks, parameters, dora, base or named or None)
     tensors |= _own(model, held, config, notes)
     whole = {key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
@@ -169,50 +166,6 @@ def _stacked(experts: Mapping[int, _Update], count: int) -> tuple[Tensor, Tensor
     for number, update in experts.items():
         b[number, :, : update.rank], a[number, : update.rank] = update.b, update.a
     return b, a
-
-
-def _config(
-    model: nn.Module, ranks: Mapping[str, int], parameters: list[str], dora: bool, base: str | None
-) -> dict[str, Any]:
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    others = {exactly(path): r for path, r in ranks.items() if r != rank}
-    modules = [path for path in ranks if path not in parameters]
-    transposed = [kind_of(model.get_submodule(path)) == "conv1d_transposed" for path in modules]
-    name = type(model).__name__
-    config = {
-        "peft_type": "LORA",
-        "task_type": next((task for end, task in _TASKS.items() if name.endswith(end)), None),
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "use_dora": dora,
-        "fan_in_fan_out": bool(transposed) and all(transposed),
-        "target_modules": _targets(model, modules),
-        "rank_pattern": others,
-        "alpha_pattern": others,
-    }
-    return config | ({"target_parameters": parameters} if parameters else {})
-
-
-def _targets(model: nn.Module, modules: list[str]) -> list[str] | str:
-    """The modules as endings of names, as short as they may be, or as one regular expression."""
-    names = [name for name, module in model.named_modules() if name and _adaptable(module)]
-    whole = sorted(set(modules))
-    for endings in (sorted({name.rpartition(".")[2] for name in modules}), whole):
-        matched = [n for n in names if any(n == e or n.endswith(f".{e}") for e in endings)]
-        if set(matched) <= set(whole):
-            return endings
-    return "|".join(re.escape(name) for name in whole)
-
-
-def _adaptable(module: nn.Module) -> bool:
-    try:
-        return kind_of(module) is not None
-    except RefusedModule:
-        return True
 
 
 def _own(

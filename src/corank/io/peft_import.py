@@ -15,8 +15,9 @@ from ..models import Site, survey
 from ..models.kinds import PROJECTIONS
 from ..operators import Operator
 from ..rewrites.adapting import leaf_dtype
+from .adapter_rebuilding import read_json, read_tensors
 from .adapter_record import recipe_of
-from .adapter_skeleton import base_at, read_json, read_tensors
+from .adapter_skeleton import base_at
 from .peft_kinds import PEFT_TYPES, PeftType
 from .peft_names import CONFIG, PREFIX, WEIGHTS, expert_prefixes
 from .peft_values import Values

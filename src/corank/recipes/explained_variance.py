@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..calibration.inputs import Watch
 from ..linalg import principal_components
 from ..models import Site
 from ..operators import LowRank, Operator, Scaled, Sum
-from ..registry import Adaptation, Paper, Watch, method
+from ..registry import Adaptation, Paper, method
 from ..rewrites import Rewrite
 from ..rewrites.adapting import leaf_dtype, require_rank, trains, zeros
 from .counts import low_rank

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..adapters.record import Adapter, adapters
 from ..calibration import batches, collect, load_statistics, save_statistics
+from ..calibration.inputs import Watch
 from ..engine.adapting import add_adapter, count_plan, describe_adapted, note_earlier
 from ..engine.building import without_collection
 from ..engine.summary import model_sizes
@@ -20,7 +21,7 @@ from ..errors import DataError
 from ..io import attach
 from ..models import Site, choose_sites, in_layers, read, require_finite_leaves, survey
 from ..operators import Adapted
-from ..registry import Adaptation, Watch, find_method
+from ..registry import Adaptation, find_method
 from ..report import Report, versions
 
 
