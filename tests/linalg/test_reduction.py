@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from corank.linalg.reduction import reduce_tall
+from corank.linalg.reduction import lift_leading, reduce_tall, shifted_root
 
 from . import hard
 
@@ -18,3 +18,16 @@ def test_geometry_is_kept_and_the_lift_is_orthonormal(deficient: bool) -> None:
     torch.testing.assert_close(lift(core), w)
     v = torch.linalg.svd(core).U[:, :8]
     torch.testing.assert_close(lift(v).T @ lift(v), torch.eye(8, dtype=w.dtype))
+
+
+@pytest.mark.parametrize("columns", [100, 900])
+def test_the_root_by_strips_is_choleskys(columns: int) -> None:
+    w = torch.randn(1000, columns, generator=hard.draw(0), dtype=torch.float64)
+    root = shifted_root(w)
+    assert root is not None
+    assert torch.equal(root, root.triu())
+    torch.testing.assert_close(root.T @ root, w.T @ w)
+    v = torch.linalg.svd(root).U[:, :8]
+    b = lift_leading(w, root, v)
+    assert b is not None
+    torch.testing.assert_close(b @ (v.T @ root), b @ (b.T @ w))
