@@ -52,7 +52,7 @@ class Controller:
     @property
     def replaces(self) -> bool:
         """Whether a method may freeze leaves while they train, or put others in their place."""
-        return any(c.before_step or c.after_step for _, c in self._each())
+        return any(_acts_between_steps(held) for _, held in self._parts)
 
     @property
     def trainings(self) -> list[Training]:
@@ -94,8 +94,8 @@ class Controller:
     def _require_whole(self) -> None:
         """Of shards, a method's own steps would see a part each."""
         for training, held in self._parts:
-            acts = any(c.before_step or c.after_step for c in held.recipe.controls)
-            if acts and any(is_sharded(leaf) for leaf in training.leaves().values()):
+            sharded = any(is_sharded(leaf) for leaf in training.leaves().values())
+            if sharded and _acts_between_steps(held):
                 raise ValueError(
                     f"{held.method} acts on its leaves between steps, and FSDP2 has sharded them: "
                     "train it under DDP, where each process has them whole"
@@ -254,6 +254,10 @@ class Controller:
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
                 leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+
+
+def _acts_between_steps(held: Held) -> bool:
+    return any(c.before_step or c.after_step for c in held.recipe.controls)
 
 
 def _made(training: Training, held: Held) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def top_eigenspace(
                 return Eigenspace(values[:rank], vectors, True)
             wait = int(min(_LONGEST_WAIT, math.log(gain / limit) / _PACE)) if limit > 0 else 0
             previous, edge = gain, max(float(values[-1]), 0.0)
-        basis = independent(image.sub_(basis, alpha=_root(edge, step)), settled=True)
+        filtered = torch.sub(image, basis, alpha=_root(edge, step))
+        basis = independent(filtered, settled=True)
     return Eigenspace(values[:rank], vectors, False)
 
 
