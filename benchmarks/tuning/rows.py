@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from inspect import Parameter
 from typing import Any
 
 import corank
 from benchmarks.tuning.measure import FROZEN, FULL
 from benchmarks.tuning.tasks import Task
-from corank.models import find_sites
+from corank.models import Site, find_sites
 
 GRID = (2e-4, 1e-3, 5e-3, 2.5e-2)
 SEEDS = (0, 1, 2)
@@ -51,14 +52,18 @@ def list_rows(task: Task) -> Iterator[Row]:
                 yield row
 
 
+@cache
+def _sites(task: Task) -> list[Site]:
+    return find_sites(task.load(), task.targets)
+
+
 def matched(task: Task, key: str, rank: int) -> Row | None:
     """The method at the largest rank that trains no more than LoRA does at `rank`."""
     method = corank.registry.find_method(key, "adapt")
     required = [n for n, default in method.parameters.items() if default is Parameter.empty]
     if "rank" not in method.parameters or set(required) - {"rank"}:
         return None
-    model = task.load()
-    sites = find_sites(model, task.targets)
+    sites = _sites(task)
     budget = corank.registry.find_method("lora").recipe({"rank": rank}).count(sites)
     largest = min(min(site.shape) for site in sites)
     best = None
