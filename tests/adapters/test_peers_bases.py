@@ -7,6 +7,8 @@ import torch
 
 import corank
 from corank.adapters import adapted, merge_adapters, unmerge_adapters
+from corank.errors import SiteError
+from corank.models import find_sites
 
 from .small import batches, small_model, stir
 
@@ -182,3 +184,12 @@ def test_lora(key):
             (low.b, layer.lora_B["default"].weight, same),
         ]
     compare(model, peer, pairs)
+
+
+def test_tiles_that_do_not_fill_a_weight_are_refused_before_anything_is_built():
+    recipe = corank.registry.find_method("bone", "adapt").recipe({"rank": 5})
+    model = small_model()
+    with pytest.raises(SiteError, match="tiles of 5 do not fill it"):
+        recipe.count(find_sites(model, "all-linear"))
+    with pytest.raises(SiteError, match="tiles of 5 do not fill it"):
+        corank.adapt(model, "bone", rank=5)

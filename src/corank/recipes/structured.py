@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ..errors import SiteError
@@ -143,15 +145,25 @@ def bone(rank: int = 64, variant: str = "bone") -> Adaptation:
         return Product(Dense(zeros(op, out, rank)), transpose(Cycle((into, rank))))
 
     def tile(op: Operator, site: Site) -> Operator:
-        out, into = op.shape
         require_rank(rank, site)
-        if out % rank or into % rank:
-            raise SiteError(
-                site.where,
-                f"tiles of {rank} do not fill it",
-                'Ask for a rank that divides both sides, or for variant="miss".',
-            )
-        return TileAffine(op, zeros(op, out // rank, rank, rank))
+        _require_tiles(rank, site)
+        return TileAffine(op, zeros(op, op.shape[0] // rank, rank, rank))
 
-    rewrite = plus(share) if variant == "miss" else Rewrite(tile)
-    return Adaptation(rewrite, each(lambda out, into: out * rank))
+    def count(sites: Sequence[Site]) -> int:
+        for site in sites:
+            _require_tiles(rank, site)
+        return numbers(sites)
+
+    numbers = each(lambda out, into: out * rank)
+    if variant == "miss":
+        return Adaptation(plus(share), numbers)
+    return Adaptation(Rewrite(tile), count)
+
+
+def _require_tiles(rank: int, site: Site) -> None:
+    if any(side % rank for side in site.shape):
+        raise SiteError(
+            site.where,
+            f"tiles of {rank} do not fill it",
+            'Ask for a rank that divides both sides, or for variant="miss".',
+        )
