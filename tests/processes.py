@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from corank.training import leave
 
 Work = Callable[[int, Path], None]  # rank, and a folder that both see
 
@@ -23,10 +24,5 @@ def _member(rank: int, work: Work, folder: Path) -> None:
     # By file: a free port that was looked up may be taken before it is used.
     store = dist.FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    try:
-        work(rank, folder)
-    finally:
-        # A wrapped model lies in a cycle and keeps the group. Gloo's threads then outlive Python,
-        # and one that lets go of a communication hook meanwhile aborts the process.
-        gc.collect()
-        dist.destroy_process_group()
+    work(rank, folder)
+    leave()

@@ -18,6 +18,14 @@ from .starting import check_length, open_language_model, start_language_model
 
 def train_and_save(arguments: argparse.Namespace) -> int:
     """Train as the command line says; only the first of several processes writes and prints."""
+    from ..training import leave
+
+    _train_and_save(arguments)
+    leave()
+    return 0
+
+
+def _train_and_save(arguments: argparse.Namespace) -> None:
     from ..training import (
         Masked,
         find_optimizer,
@@ -72,7 +80,6 @@ def train_and_save(arguments: argparse.Namespace) -> int:
         report.notes.append(f"{made.skipped} steps were skipped: a gradient was not finite")
     if first:
         show(report, arguments.json, arguments.report)
-    return 0
 
 
 def split_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Training a transformers language model on text with its Trainer."""
 
 from .examples import Examples, read_examples, read_split, read_texts, split_examples
+from .leaving import leave
 from .masking import Masked
 from .memory import Memory, give_values, kept_activations, training_memory
 from .optimizers import build_optimizer, find_optimizer, optimizers
@@ -20,6 +21,7 @@ __all__ = [
     "gather",
     "give_values",
     "kept_activations",
+    "leave",
     "objective_of",
     "optimizers",
     "read_config",
