@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from corank.training import leave
 
@@ -26,3 +29,12 @@ def _member(rank: int, work: Work, folder: Path) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     work(rank, folder)
     leave()
+
+
+def shard(model: nn.Module, parts: Iterable[nn.Module] = ()) -> nn.Module:
+    """The model under FSDP2 over both processes, those of its parts that have leaves first."""
+    mesh = init_device_mesh("cpu", (2,))
+    for part in parts:
+        if list(part.parameters()):
+            fully_shard(part, mesh=mesh)
+    return fully_shard(model, mesh=mesh)

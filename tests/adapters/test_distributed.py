@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 import corank
 from corank.adapters import Controller
-from tests.processes import in_two_processes
+from tests.processes import in_two_processes, shard
 from tests.verbs.models import tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -40,24 +40,17 @@ def _train(model: nn.Module, control: Controller, ids: torch.Tensor) -> list[flo
     return losses
 
 
-def _shard(model: nn.Module) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
 def _worker(rank: int, folder: Path) -> None:
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     for method in METHODS:
         for kind in KINDS:
-            wrap = nn.parallel.DistributedDataParallel if kind == "ddp" else _shard
             inner = _model(method)
             control = corank.controller(inner, total_steps=4)  # before its leaves are sharded
-            model = wrap(inner)
+            model = (
+                nn.parallel.DistributedDataParallel(inner)
+                if kind == "ddp"
+                else shard(inner, inner.model.layers)
+            )
             losses = torch.tensor(_train(model, control, IDS[2 * rank : 2 * rank + 2]))
             dist.all_reduce(losses)
             state = get_model_state_dict(inner, options=whole)

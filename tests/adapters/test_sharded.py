@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 import corank
 from tests.factorize.small import factorize
-from tests.processes import in_two_processes
+from tests.processes import in_two_processes, shard
 
 from .small import adapt, batches, loss
 
@@ -44,24 +44,13 @@ def _train(inner: nn.Module, wrap, part: slice) -> None:
         optimizer.step()
 
 
-def _shard(model: nn.Module) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in model.children():
-        if list(layer.parameters()):
-            fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
 def _work(rank: int, folder: Path) -> None:
     found: dict[str, object] = {}
     half = len(batches(1)[0]) // 2
     for method in METHODS:
         try:
             inner = _model(method)
-            _train(inner, _shard, slice(rank * half, (rank + 1) * half))
+            _train(inner, lambda m: shard(m, m.children()), slice(rank * half, (rank + 1) * half))
             found[method.key] = get_model_state_dict(inner, options=WHOLE)
         except Exception as error:
             found[method.key] = f"{type(error).__name__}: {error}"

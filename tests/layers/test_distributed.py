@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from corank.layers import Embedding, Linear
 from corank.operators import Dense, LowRank, Sum
-from tests.processes import in_two_processes
+from tests.processes import in_two_processes, shard
 
 
 def _random(*shape: int, seed: int) -> Tensor:
@@ -43,19 +43,15 @@ def _train(model: nn.Module, ids: Tensor) -> list[float]:
     return losses
 
 
-def _shard(model: nn.Module) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in model.children():
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
 def _worker(rank: int, folder: Path) -> None:
-    for kind, wrap in {"ddp": nn.parallel.DistributedDataParallel, "fsdp2": _shard}.items():
-        losses = torch.tensor(_train(wrap(_model()), IDS[2 * rank : 2 * rank + 2]))
+    for kind in ("ddp", "fsdp2"):
+        model = _model()
+        wrapped = (
+            nn.parallel.DistributedDataParallel(model)
+            if kind == "ddp"
+            else shard(model, model.children())
+        )
+        losses = torch.tensor(_train(wrapped, IDS[2 * rank : 2 * rank + 2]))
         dist.all_reduce(losses)
         torch.save(losses / 2, folder / f"{kind}{rank}.pt")
 

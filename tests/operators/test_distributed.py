@@ -8,12 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from corank.operators import Dense, LowRank, Quantised, Sum, quantise_uniform, trainable
-from tests.processes import in_two_processes
+from tests.processes import in_two_processes, shard
 
 
 def model() -> nn.Module:
@@ -47,10 +46,7 @@ def worker(rank: int, folder: Path) -> None:
     part = data().chunk(2)[rank]
     ddp = step(DistributedDataParallel(model()), part)
     sharded = model()
-    for layer in sharded:
-        if list(layer.parameters()):
-            fully_shard(layer)
-    fully_shard(sharded)
+    shard(sharded, sharded.children())
     assert any(isinstance(p, DTensor) for p in sharded.parameters())
     whole = model()
     for one, other in zip(sharded, whole, strict=True):

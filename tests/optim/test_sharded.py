@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 import corank
-from tests.processes import in_two_processes
+from tests.processes import in_two_processes, shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 KINDS = {
@@ -52,16 +52,9 @@ def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> 
         optimizer.step()
 
 
-def _shard(model: nn.Module) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    return fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-
-
 def _worker(rank: int, folder: Path) -> None:
     for kind in KINDS:
-        model = _shard(_model())
+        model = shard(_model())
         optimizer = _optimizer(kind, model)
         _train(model, optimizer, range(5))
         moments = [state.get("exp_avg_sq") for state in optimizer.state.values()]
@@ -74,7 +67,7 @@ def _worker(rank: int, folder: Path) -> None:
         shared = [again.state_dict()]
         dist.broadcast_object_list(shared)
         again.load_state_dict(shared[0])
-        again = _shard(again)
+        again = shard(again)
         second = _optimizer(kind, again)
         set_optimizer_state_dict(
             again, second, shared_state(state), options=StateDictOptions(full_state_dict=True)
