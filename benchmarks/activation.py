@@ -193,9 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--rows", type=int, default=8, help="of 256 tokens, in pretraining"
-    )
+    parser.add_argument("--rows", type=int, default=8, help="of 256 tokens, in pretraining")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
