@@ -110,8 +110,8 @@ def test_stores_what_the_formula_says(method, shape):
     for rank in (1, 4):
         assert recipe.family.build(given, rank)[0].numel() == rank * sum(shape)
     menu = recipe.family.menu(given)
-    assert menu.costs[:2] == [sum(shape), 2 * sum(shape)]
-    assert (menu.values[-1], menu.costs[-1]) == (None, shape[0] * shape[1])
+    assert menu.costs[:2] == [8 * sum(shape), 16 * sum(shape)]
+    assert (menu.sizes[-1], menu.costs[-1]) == (None, 8 * shape[0] * shape[1])
 
 
 @law("optimal")

@@ -70,10 +70,10 @@ def test_the_menu_states_what_building_then_costs():
     family = truncation(second_moment())
     unit = Unit([site(gram=gram)], [Dense(w)])
     menu = family.menu(unit)
-    assert menu.values == [1, 2, 3, 4, 5, None]  # 6 * (12 + 9) > 12 * 9
-    for value, cost, error in zip(menu.values, menu.costs, menu.errors, strict=True):
+    assert menu.sizes == [1, 2, 3, 4, 5, None]  # 6 * (12 + 9) > 12 * 9
+    for value, cost, error in zip(menu.sizes, menu.costs, menu.errors, strict=True):
         op = unit.ops[0] if value is None else family.build(unit, value)[0]
-        assert op.numel() == cost
+        assert op.bytes() == cost
         loss = Metric(right=gram).loss(w - op.dense())
         assert float(loss) == pytest.approx(error, rel=1e-6, abs=1e-9)
 
@@ -90,7 +90,7 @@ def test_a_unit_of_several_sites_shares_its_input_factor():
     error = stacked - torch.cat([first.dense(), second.dense()])
     bound = spectrum(stacked, Metric(right=gram))[4:].sum()
     torch.testing.assert_close(Metric(right=gram).loss(error), bound, rtol=1e-6, atol=1e-9)
-    assert family.menu(unit).costs[3] == 4 * (2 * OUT + IN)
+    assert family.menu(unit).costs[3] == 4 * (2 * OUT + IN) * weight().dtype.itemsize
 
 
 def test_sites_that_share_a_factor_are_weighed_by_the_mean_of_their_moments():

@@ -14,9 +14,9 @@ class Candidate:
     weight: float = 1.0
 
     @property
-    def numel(self) -> int:
+    def bytes(self) -> int:
         """What the unit stores now."""
-        return self.unit.numel
+        return self.unit.bytes
 
     @property
     def error(self) -> list[float]:
@@ -25,7 +25,7 @@ class Candidate:
 
 
 def cost(candidates: list[Candidate], picks: list[int]) -> int:
-    """Numbers stored after taking these picks."""
+    """Bytes stored after taking these picks."""
     return sum(c.menu.costs[p] for c, p in zip(candidates, picks, strict=True))
 
 
@@ -34,6 +34,6 @@ def require_affordable(candidates: list[Candidate], budget: float) -> None:
     least = sum(c.menu.costs[0] for c in candidates)
     if least > budget:
         raise ValueError(
-            f"the budget of {int(budget):,} numbers is below the smallest reachable, {least:,}: "
+            f"the budget of {int(budget):,} bytes is below the smallest reachable, {least:,}: "
             "raise keep or size, or target fewer sites"
         )

@@ -15,15 +15,15 @@ MOST_STEPS = 4_000_000_000
 
 
 def greedy(candidates: list[Candidate], budget: int, floor: float = 0.0) -> list[int]:
-    """Spend the budget where it lowers the error most per number stored.
+    """Spend the budget where it lowers the error most per byte stored.
 
     Each step goes to a corner of a menu's lower convex hull, so the choice is optimal whenever the
     budget ends on a step, and otherwise spends what is left as well as single steps can. No unit
     gets less than `floor`, in [0, 1], of the uniform share.
     """
     require_affordable(candidates, budget)
-    share = floor * budget / sum(c.numel for c in candidates)
-    picks = [c.menu.largest_within(share * c.numel) or 0 for c in candidates]
+    share = floor * budget / sum(c.bytes for c in candidates)
+    picks = [c.menu.largest_within(share * c.bytes) or 0 for c in candidates]
     rest = budget - cost(candidates, picks)
     costs = [np.array(c.menu.costs, dtype=float) for c in candidates]
     errors = [np.array(c.error) for c in candidates]
@@ -48,7 +48,7 @@ def greedy(candidates: list[Candidate], budget: int, floor: float = 0.0) -> list
 def _steepest(
     costs: np.ndarray, errors: np.ndarray, start: int, rest: int
 ) -> tuple[float, int] | None:
-    """(error saved per number, pick) of the best affordable step up from `start`."""
+    """(error saved per byte, pick) of the best affordable step up from `start`."""
     stop = int(np.searchsorted(costs, costs[start] + rest, side="right"))
     if stop <= start + 1:
         return None

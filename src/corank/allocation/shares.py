@@ -10,7 +10,7 @@ from .candidate import Candidate, cost, require_affordable
 
 def uniform(candidates: list[Candidate], budget: int) -> list[int]:
     """The same share of every unit."""
-    keep = budget / sum(c.numel for c in candidates)
+    keep = budget / sum(c.bytes for c in candidates)
     return by_share(candidates, [keep] * len(candidates), budget)
 
 
@@ -21,7 +21,7 @@ def svd_llm_v2(candidates: list[Candidate], budget: int) -> list[int]:
     calibration tokens (SVD-LLM v2, arXiv 2503.12340, algorithm 1). The rule needs losses above
     one, so 1 + loss stands in the logarithm.
     """
-    removed = 1 - budget / sum(c.numel for c in candidates)
+    removed = 1 - budget / sum(c.bytes for c in candidates)
     reference = uniform(candidates, budget)
     types: dict[str, list[int]] = defaultdict(list)
     for i, c in enumerate(candidates):
@@ -47,10 +47,10 @@ def block_influence(
     The influence, 1 - E[cos(block input, block output)], is each candidate's weight (MoDeGPT,
     arXiv 2408.09632, section 3.3). Units outside the blocks have weight 1 and are hardly cut.
     """
-    removed = 1 - budget / sum(c.numel for c in candidates)
+    removed = 1 - budget / sum(c.bytes for c in candidates)
     scores = [math.exp(-c.weight / temperature) for c in candidates]
-    mean = sum(s * c.numel for s, c in zip(scores, candidates, strict=True))
-    mean /= sum(c.numel for c in candidates)
+    mean = sum(s * c.bytes for s, c in zip(scores, candidates, strict=True))
+    mean /= sum(c.bytes for c in candidates)
     return by_share(candidates, [1 - removed * s / mean for s in scores], budget)
 
 
@@ -64,7 +64,7 @@ def by_share(candidates: list[Candidate], shares: list[float], budget: int) -> l
 
     def picks(shift: float) -> list[int]:
         return [
-            c.menu.largest_within(min(max(s + shift, 0.0), 1.0) * c.numel + 1e-6) or 0
+            c.menu.largest_within(min(max(s + shift, 0.0), 1.0) * c.bytes + 1e-6) or 0
             for c, s in zip(candidates, shares, strict=True)
         ]
 

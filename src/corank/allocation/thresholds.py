@@ -33,8 +33,8 @@ def heavy_tail(candidates: list[Candidate], budget: int) -> list[int]:
             values = c.menu.spectrum.sqrt()
             low, high = values[-1], values[0]
             rank = max(int((values - low > threshold * (high - low)).sum()), 1)
-            sizes = [rank + 1 if v is None else v for v in c.menu.values]
-            picks.append(next((i for i, v in enumerate(sizes) if v >= rank), len(sizes) - 1))
+            ranks = [size if isinstance(size, int) else rank + 1 for size in c.menu.sizes]
+            picks.append(next((i for i, r in enumerate(ranks) if r >= rank), len(ranks) - 1))
         return picks
 
     return _tightest(candidates, budget, above)

@@ -31,7 +31,7 @@ def by_sensitivity(
     before = outputs(model, batches)
     weights = []
     for candidate, pick in zip(candidates, uniform(candidates, budget), strict=True):
-        size, error = candidate.menu.values[pick], candidate.menu.errors[pick]
+        size, error = candidate.menu.sizes[pick], candidate.menu.errors[pick]
         if size is None or error == 0:
             weights.append(1.0)
             continue

@@ -1,26 +1,30 @@
-"""How much may stay: fractions and sizes turned into numbers stored at the targeted sites."""
+"""How much may stay: fractions and sizes turned into bytes stored at the targeted sites."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from torch import nn
+
+from ..operators import Operator
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def budget_numel(
-    model: nn.Module, targeted: int, *, keep: float | None, size: str | None, element_bytes: int
+def budget_bytes(
+    model: nn.Module, ops: Sequence[Operator], *, keep: float | None, size: str | None
 ) -> int:
-    """How many of the `targeted` numbers may stay.
+    """How many of the bytes that `ops`, the targeted weights, store now may stay.
 
-    `keep` in (0, 1] is their fraction; `size`, such as "3.2GB" (bytes) or "1.1B" (parameters), is
-    for the whole model. Exactly one must be given.
+    `keep` in (0, 1] is their fraction; `size`, such as "3.2GB" (bytes) or "1.1B" (parameters of
+    the weights' own dtype), is for the whole model. Exactly one must be given.
 
     Raises ValueError for a fraction outside (0, 1] and for a size that cannot be read or met.
     """
     if (keep is None) == (size is None):
         raise ValueError("give exactly one of keep= (a fraction) and size= (such as '1.2GB')")
+    targeted, numel = sum(op.bytes() for op in ops), sum(op.numel() for op in ops)
     if keep is not None:
         if isinstance(keep, bool) or not 0 < keep <= 1:
             raise ValueError(f"keep={keep} is outside (0, 1]: it is the fraction that stays")
@@ -29,11 +33,11 @@ def budget_numel(
     wanted, in_bytes = parse_size(size)
     stored = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
     if in_bytes:
-        others = sum(t.numel() * t.element_size() for t in stored) - targeted * element_bytes
-        left = (wanted - others) // element_bytes
-    else:
-        others = sum(t.numel() for t in model.parameters()) - targeted
+        others = sum(t.numel() * t.element_size() for t in stored) - targeted
         left = wanted - others
+    else:
+        others = sum(t.numel() for t in model.parameters()) - numel
+        left = (wanted - others) * targeted // numel
     if left <= 0:
         unit = "bytes" if in_bytes else "parameters"
         raise ValueError(

@@ -13,8 +13,8 @@ from ..calibration import Batches
 from ..errors import DataError, SiteError
 from ..models import Site, read
 from ..registry import Recipe
-from ..rewrites import Family, Menu, Unit
-from .budget import budget_numel
+from ..rewrites import Family, Menu, Size, Unit
+from .budget import budget_bytes
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Plan:
     """One size for each unit; None leaves the unit as it is."""
 
     units: list[Unit]
-    sizes: list[int | None]
+    sizes: list[Size]
 
     @property
     def sites(self) -> list[Site]:
@@ -53,14 +53,17 @@ def make_plan(
 
     Raises ValueError for an impossible budget, rank or multiple, naming the site.
     """
+    units = [Unit(list(g), [read(model, site) for site in g]) for g in groups]
     if keep is None and size is None and rank is None:
+        menus = [recipe.family.menu(unit) for unit in units] if recipe.rank is None else []
+        if menus and all(len(menu.sizes) == 1 for menu in menus):
+            return Plan(units, [menu.sizes[0] for menu in menus])
         rank = recipe.rank
     if sum(x is not None for x in (keep, size, rank)) != 1:
         raise ValueError(
             "say how much is to stay by exactly one of keep= (a fraction of the targeted "
-            "parameters), size= (of the whole model) and rank= (of every site)"
+            "weights), size= (of the whole model) and rank= (of every site)"
         )
-    units = [Unit(list(g), [read(model, site) for site in g]) for g in groups]
     if rank is not None:
         return Plan(
             units, [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
@@ -68,25 +71,28 @@ def make_plan(
     name = allocate or recipe.allocate
     pick = find_allocator(name)
     candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]
-    targeted = sum(c.numel for c in candidates)
-    element_bytes = max(op.dtype.itemsize for unit in units for op in unit.ops)
-    budget = budget_numel(model, targeted, keep=keep, size=size, element_bytes=element_bytes)
+    ops = [op for unit in units for op in unit.ops]
+    budget = budget_bytes(model, ops, keep=keep, size=size)
     for candidate, weight in zip(
         candidates, _weights(name, model, candidates, recipe.family, inputs, budget), strict=True
     ):
         candidate.weight = weight
     picks = pick(candidates, budget)
-    return Plan(units, [c.menu.values[p] for c, p in zip(candidates, picks, strict=True)])
+    return Plan(units, [c.menu.sizes[p] for c, p in zip(candidates, picks, strict=True)])
 
 
 def rounded(menu: Menu, multiple: int) -> Menu:
     """The menu with only those sizes that are multiples, besides leaving the unit as it is."""
     if multiple < 1:
         raise ValueError(f"round_to={multiple}: a multiple is at least 1")
-    kept = [i for i, v in enumerate(menu.values) if v is None or v % multiple == 0]
-    return Menu(
-        [menu.values[i] for i in kept], [menu.costs[i] for i in kept], lambda: menu.spectrum
-    )
+    if multiple == 1:
+        return menu
+    ranks = [size for size in menu.sizes if isinstance(size, int)]
+    if not ranks:
+        raise ValueError(f"round_to={multiple}: the method has no ranks to round")
+    return menu.at([
+        i for i, size in enumerate(menu.sizes) if not isinstance(size, int) or size % multiple == 0
+    ])  # fmt: skip
 
 
 def _checked(unit: Unit, rank: object) -> int:

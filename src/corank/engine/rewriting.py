@@ -15,7 +15,7 @@ from ..calibration.statistics import LOSS_NEEDS
 from ..models import Site, blocks, install, read, read_bias
 from ..operators import Operator
 from ..registry import Recipe
-from ..rewrites import Family, Unit
+from ..rewrites import Family, Size, Unit
 from .aim import aim, is_aimed
 from .plan import Plan
 from .ranks import build_each
@@ -88,7 +88,7 @@ def rewrite_in_cascade(
 
 
 def _build(
-    model: nn.Module, unit: Unit, size: int | None, family: Family
+    model: nn.Module, unit: Unit, size: Size, family: Family
 ) -> list[tuple[Operator, Fitted]]:
     trains = [any(p.requires_grad for p in op.parameters()) for op in unit.ops]
     aimed = aim(model, unit, [family.of(site).measure.centred for site in unit.sites])

@@ -3,7 +3,7 @@
 from .adapting import Delta, between, plus, split, zero_low_rank
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
-from .menu import Menu
+from .menu import Menu, Size, menu_of_ranks
 from .quantisation import round_to_nearest
 from .rewrite import Family, Rewrite, Unit, by_site
 from .truncation import spectrum, truncation
@@ -14,6 +14,7 @@ __all__ = [
     "Family",
     "Menu",
     "Rewrite",
+    "Size",
     "Triples",
     "Unit",
     "all_triples",
@@ -22,6 +23,7 @@ __all__ = [
     "compensation",
     "cut",
     "leading",
+    "menu_of_ranks",
     "plus",
     "rooted",
     "round_to_nearest",

@@ -35,13 +35,10 @@ def _split(first: Rewrite, unit: Unit) -> tuple[list[Operator], Unit]:
 def _menu(first: Rewrite, second: Family, unit: Unit) -> Menu:
     coarse, lost = _split(first, unit)
     menu = second.menu(lost)
-    base = sum(op.numel() for op in coarse)
-    sizes = [i for i, v in enumerate(menu.values) if v is not None]
-    return Menu(
-        [menu.values[i] for i in sizes],
-        [base + menu.costs[i] for i in sizes],
-        lambda: menu.spectrum,
-    )
+    menu = menu.at([i for i, size in enumerate(menu.sizes) if size is not None])
+    base = sum(op.bytes() for op in coarse)
+    return Menu(menu.sizes, [base + c for c in menu.costs], lambda: menu.errors,
+                lambda: menu.spectrum)  # fmt: skip
 
 
 def _build(first: Rewrite, second: Family, unit: Unit, size: int) -> list[Operator]:

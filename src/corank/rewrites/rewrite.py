@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..metrics import Measure, euclidean
 from ..models import Site
 from ..operators import Operator
-from .menu import Menu
+from .menu import Menu, Size
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Unit:
         return " + ".join(site.name for site in self.sites)
 
     @property
-    def numel(self) -> int:
-        return sum(op.numel() for op in self.ops)
+    def bytes(self) -> int:
+        return sum(op.bytes() for op in self.ops)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Rewrites of units, indexed by a size (a rank).
+    """Rewrites of units, indexed by a size: a rank, bits, or both.
 
     `menu(unit)` lists the sizes with their costs and errors; `build(unit, size)` returns an
     operator for each of the unit's sites. `measure` is what the errors are measured in; where it
@@ -51,12 +52,12 @@ class Family:
     """
 
     menu: Callable[[Unit], Menu]
-    build: Callable[[Unit, int], list[Operator]]
+    build: Callable[[Unit, Any], list[Operator]]
     measure: Measure = field(default_factory=euclidean)
     needs: frozenset[str] = frozenset()
     choose: Callable[[Site], Family] | None = None
 
-    def at(self, size: int) -> Rewrite:
+    def at(self, size: Size) -> Rewrite:
         """The member of that size, as a rewrite of single operators."""
         return Rewrite(lambda op, site: self.build(Unit([site], [op]), size)[0], self.needs)
 

@@ -13,7 +13,7 @@ from ..metrics import Measure, Metric
 from ..metrics.metric import times
 from ..models import Site
 from ..operators import LowRank, Operator
-from .menu import Menu
+from .menu import Menu, menu_of_ranks
 from .rewrite import Family, Unit
 
 
@@ -31,12 +31,12 @@ def truncation(measure: Measure) -> Family:
 def _menu(measure: Measure, unit: Unit) -> Menu:
     rows = sum(site.shape[0] for site in unit.sites)
     columns = unit.sites[0].shape[1]
-    per_rank = rows + columns
+    per_rank = (rows + columns) * unit.ops[0].dtype.itemsize
     ranks = range(1, min(rows, columns) + 1)
-    paying = [r for r in ranks if r * per_rank < unit.numel]
-    return Menu(
+    paying = [r for r in ranks if r * per_rank < unit.bytes]
+    return menu_of_ranks(
         [*paying, None],
-        [*(r * per_rank for r in paying), unit.numel],
+        [*(r * per_rank for r in paying), unit.bytes],
         lambda: spectrum(_stack(measure, unit), _metric(measure, unit)),
     )
 
