@@ -19,9 +19,9 @@ SOURCE = Path(corank.__file__).parent
 #: Lowest first: a room may import from those before it.
 ROOMS = [
     "version", "errors", "losses", "linalg", "operators", "layers", "cells", "models",
-    "calibration", "metrics", "rewrites", "allocation", "probes", "control", "registry", "optim",
-    "adapters", "healing", "report", "engine", "io", "plugin", "settings", "recipes", "training",
-    "verbs", "cli", "__init__", "__main__",
+    "calibration", "metrics", "quantizers", "rewrites", "allocation", "probes", "control",
+    "registry", "optim", "adapters", "healing", "report", "engine", "io", "plugin", "settings",
+    "recipes", "training", "verbs", "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 FILES = sorted(SOURCE.rglob("*.py"))

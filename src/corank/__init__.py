@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .io import load, load_adapter, save, save_adapter, stream
     from .registry import methods
     from .report import Report
-    from .verbs import adapt, analyze, compress, factorize, merge
+    from .verbs import adapt, analyze, compress, factorize, merge, quantize
 
 __all__ = [
     "Report",
@@ -34,6 +34,7 @@ __all__ = [
     "merge",
     "methods",
     "optim",
+    "quantize",
     "save",
     "save_adapter",
     "settings",
@@ -45,12 +46,13 @@ _HOMES = {
     "Report": "report", "adapt": "verbs", "analyze": "verbs", "compress": "verbs",
     "controller": "adapters", "factorize": "verbs", "heal": "healing",
     "load": "io", "load_adapter": "io", "merge": "verbs", "methods": "registry",
+    "quantize": "verbs",
     "save": "io", "save_adapter": "io", "stream": "io",
 }  # fmt: skip
 _ROOMS = (
     "adapters", "allocation", "calibration", "cells", "control", "engine", "errors", "healing",
     "io", "layers", "linalg", "losses", "metrics", "models", "operators", "optim", "probes",
-    "recipes", "registry", "report", "rewrites", "settings", "training", "verbs",
+    "quantizers",    "recipes", "registry", "report", "rewrites", "settings", "training", "verbs",
 )  # fmt: skip
 
 

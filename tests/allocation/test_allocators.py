@@ -18,7 +18,9 @@ def candidate(i, out=8, into=6, decay=0.7, size=1.0, role="q", weight=1.0):
     costs = [4 * r * (out + into) for r in ranks]
     site = Site(f"s{i}", role, i, (out, into), False, "linear", stats={"tokens": 100.0})
     unit = Unit([site], [Dense(torch.zeros(out, into))])
-    return Candidate(unit, menu_of_ranks([*ranks, None], [*costs, 4 * out * into], lambda: spectrum), weight)
+    return Candidate(
+        unit, menu_of_ranks([*ranks, None], [*costs, 4 * out * into], lambda: spectrum), weight
+    )
 
 
 @pytest.fixture

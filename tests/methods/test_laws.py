@@ -1,4 +1,4 @@
-"""Every registered compression method against the laws it declares; a new method adds no line."""
+"""Every registered method of compression and of quantisation against the laws it declares; a new method adds no line."""
 
 import inspect
 from functools import partial
@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 import torch
 
+from corank.operators import Quantised
 from corank.registry import METHODS
 from corank.rewrites import Unit, spectrum
 
 from .stats import unit
 
 SHAPES = [(24, 16), (16, 24), (16, 16)]
-COMPRESSES = [m for m in METHODS.values() if m.area == "compress"]
+COMPRESSES = [m for m in METHODS.values() if m.area in ("compress", "quantize")]
 
 
 def law(name):
@@ -151,6 +152,48 @@ def test_compensating_beats_what_it_compensates_the_more_the_higher_the_rank(met
     assert losses == sorted(losses, reverse=True)
     assert losses[1] < alone
     assert losses[-1] < 1e-6 * float(metric.loss(weight))
+
+
+@law("quantises")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(24, 100), (100, 24)], ids=["wide", "tall"])
+def test_the_bytes_are_what_the_bits_say_and_known_beforehand(method, shape, dtype):
+    for bits in (2, 3, 4, 8):
+        recipe = method.recipe({"bits": bits, "group": 32})
+        given = of(recipe, shape, dtype)
+        for rank in (0, 3):
+            (op,) = recipe.family.build(given, rank)
+            assert recipe.family.counts(given, rank) == [(op.numel(), op.bytes())]
+            (codes,) = [q for q in op.modules() if isinstance(q, Quantised) and q.shape == shape]
+            assert codes.codes.numel() == shape[0] * -(-shape[1] * bits // 8)
+        menu = recipe.family.menu(given)
+        (bare,) = recipe.family.build(given, 0)
+        assert (menu.sizes[0], menu.costs[0]) == (0, bare.bytes())
+
+
+@law("quantises")
+def test_more_bits_lose_less(method):
+    losses = []
+    for bits in (2, 3, 4, 8):
+        recipe = method.recipe({"bits": bits})
+        given = of(recipe, (24, 64))
+        weight = given.ops[0].dense()
+        error = weight - recipe.family.build(given, 0)[0].dense()
+        losses.append(float(measure(recipe, given).loss(error)))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 1e-3 * losses[0]
+
+
+@law("beats_rounding")
+def test_making_good_beats_rounding_each_number_by_itself(method):
+    for bits in (2, 3, 4):
+        recipe, plain = (m.recipe({"bits": bits, "group": 16}) for m in
+                         (method, METHODS["round_to_nearest"]))  # fmt: skip
+        given = of(recipe, (24, 64))
+        metric, weight = measure(recipe, given), given.ops[0].dense()
+        losses = [float(metric.loss(weight - r.family.build(given, 0)[0].dense()))
+                  for r in (recipe, plain)]  # fmt: skip
+        assert losses[0] < losses[1]
 
 
 SAME_MINIMISER = [("svd_llm", "svd_llm_v2"), ("afm", "lord"), ("afm", "rom"), ("svd", "welore"),

@@ -13,7 +13,7 @@ from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
 from ..models import Site, blocks, install, read, read_bias
-from ..operators import Operator
+from ..operators import LowRank, Operator, Quantised
 from ..registry import Recipe
 from ..rewrites import Family, Size, Unit
 from .aim import aim, is_aimed
@@ -103,6 +103,9 @@ def _build(
         error = float(metric.loss(change) / metric.loss(weight).clamp_min(1e-30))
         bias = _bias(model, site, op, change).to(was.dtype) if measure.centred else None
         op = op.requires_grad_(flag) if aimed is unit else op.to(was.dtype).requires_grad_(flag)
+        for part in op.modules():
+            if isinstance(part, Quantised):
+                part.requires_grad_(False)  # what decodes codes does not train without them
         built.append((op, Fitted(site.name, bias, error)))
     return built
 
@@ -122,10 +125,12 @@ def _bias(model: nn.Module, site: Site, op: Operator, change: Tensor) -> Tensor:
     return moved if before is None else moved + before.detach().to(moved)
 
 
-def freeze_all_but(model: nn.Module, plan: Plan) -> None:
-    """Leave only the sites that were rewritten trainable."""
+def freeze_all_but_factors(model: nn.Module, plan: Plan) -> None:
+    """Leave only the low-rank factors of the sites that were rewritten trainable."""
     model.requires_grad_(False)
     for unit, size in zip(plan.units, plan.sizes, strict=True):
         if size is not None:
             for site in unit.sites:
-                read(model, site).requires_grad_(True)
+                for part in read(model, site).modules():
+                    if isinstance(part, LowRank):
+                        part.requires_grad_(True)

@@ -11,20 +11,20 @@ from ..models import Site, read
 from ..operators import LowRank, Operator
 from ..operators.counting import count_each
 from ..report import SiteRow
+from ..rewrites import Family
 from .plan import Plan
 
 
-def describe_plan(plan: Plan) -> list[SiteRow]:
+def describe_plan(plan: Plan, family: Family) -> list[SiteRow]:
     """What each site would become, counted from shapes alone."""
     rows = []
     for unit, size in zip(plan.units, plan.sizes, strict=True):
-        for i, (site, op) in enumerate(zip(unit.sites, unit.ops, strict=True)):
-            out, into = site.shape
-            # a unit's sites share the factor on their input; the first is billed for it
-            numel = op.numel() if size is None else size * (out + (into if i == 0 else 0))
-            kind = type(op).__name__ if size is None else "LowRank"
-            after = (numel, numel * op.dtype.itemsize)
-            rows.append(_row(site, op, (op.numel(), op.bytes()), kind, after, size))
+        counts = [(op.numel(), op.bytes()) for op in unit.ops]
+        counted = counts if size is None else family.counts(unit, size)
+        for site, op, before, after in zip(unit.sites, unit.ops, counts, counted, strict=True):
+            kind = type(op).__name__ if size is None else "planned"
+            rank = size if isinstance(size, int) else None
+            rows.append(_row(site, op, before, kind, after, rank or None))
     return rows
 
 

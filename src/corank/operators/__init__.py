@@ -32,7 +32,14 @@ from .operator import Operator, is_linear, trainable
 from .packing import pack, unpack
 from .permutation import Permutation
 from .product import Product
-from .quantise import normal_float, quantise_codebook, quantise_uniform
+from .quantise import (
+    normal_float,
+    quantise_codebook,
+    quantise_scales,
+    quantise_signs,
+    quantise_ternary,
+    quantise_uniform,
+)
 from .quantised import Quantised
 from .rectified import Rectified
 from .reflections import Reflections
@@ -135,6 +142,9 @@ __all__ = [
     "normalise_rows",
     "pack",
     "quantise_codebook",
+    "quantise_scales",
+    "quantise_signs",
+    "quantise_ternary",
     "quantise_uniform",
     "quantised",
     "requantise",

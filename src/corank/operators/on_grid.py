@@ -43,7 +43,7 @@ class OnGrid(Operator):
         with without_autocast(self.device):
             weight = self.operator.dense()
             codes, inside = nearest_codes(grid, weight.detach())
-            rounded = _ungrouped(grid, grid._decode(codes) * grid.scale[:, :, None]).detach()
+            rounded = _ungrouped(grid, grid.decode(codes) * grid.scales()[:, :, None]).detach()
             return rounded.to(weight.dtype) + inside * (weight - weight.detach())
 
     def flops(self, tokens: int) -> int:
@@ -66,7 +66,7 @@ def nearest_codes(grid: Quantised, weight: Tensor) -> tuple[Tensor, Tensor]:
     """(out, groups, group) codes, and (out, in) which of the values lie within the grid's range."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     grouped = F.pad(weight.to(wide), (0, -grid.shape[1] % grid.group))
-    values = grouped.unflatten(1, (-1, grid.group)) / grid.scale.detach().to(wide)[:, :, None]
+    values = grouped.unflatten(1, (-1, grid.group)) / grid.scales().detach().to(wide)[:, :, None]
     if grid.levels is not None:
         levels = grid.levels.detach().to(wide)
         middles = (levels[1:] + levels[:-1]) / 2

@@ -46,13 +46,41 @@ def quantise_codebook(weight: Tensor, codebook: Tensor, group: int = 64) -> Quan
     if book.ndim != 1 or not 3 <= book.shape[0] <= 256 or bool((book.diff() <= 0).any()):
         raise ValueError("codebook must be a vector of 3 to 256 strictly ascending values")
     grouped = _grouped(weight, group)
-    scale = _positive(grouped.abs().amax(-1), weight.dtype)
-    levels = book.to(weight.dtype)
-    wide = levels.to(grouped.dtype)
-    middles = (wide[1:] + wide[:-1]) / 2
-    codes = torch.bucketize((grouped / _wide(scale)).contiguous(), middles)
-    bits = (book.shape[0] - 1).bit_length()
-    return _quantised(weight, codes, scale, bits, group, None, levels)
+    return _to_levels(weight, grouped, book, grouped.abs().amax(-1), group)
+
+
+def quantise_signs(weight: Tensor, group: int = 64) -> Quantised:
+    """`weight` (out, in) to its signs times the mean magnitude of the group, in one bit.
+
+    Of all signs and scales these are the nearest (XNOR-Net, arXiv 1603.05279, section 3.1). Zero
+    counts as negative. Raises ValueError for NaN or infinite weights, or ones on the meta device.
+    """
+    grouped = _grouped(weight, group)
+    return _to_levels(weight, grouped, _levels(-1, 1), _mean(grouped.abs(), weight, group), group)
+
+
+def quantise_ternary(weight: Tensor, group: int = 64, rounds: int = 10) -> Quantised:
+    """`weight` (out, in) to -1, 0 or 1 times a scale for each group, in two bits.
+
+    From the threshold 0.7 E|w| (Ternary Weight Networks, arXiv 1605.04711, section 2.2), scale and
+    codes are fitted to each other in turn, at most `rounds` times, so the error does not grow.
+    Raises ValueError for NaN or infinite weights, or ones on the meta device.
+    """
+    grouped = _grouped(weight, group)
+    sizes = grouped.abs()
+    chosen = sizes > 0.7 * _mean(sizes, weight, group)[..., None]
+    for _ in range(rounds):
+        scale = (sizes * chosen).sum(-1) / chosen.sum(-1).clamp_min(1)
+        before, chosen = chosen, sizes > scale[..., None] / 2
+        if torch.equal(before, chosen):
+            break
+    return _to_levels(weight, grouped, _levels(-1, 0, 1), scale, group)
+
+
+def quantise_scales(op: Quantised, bits: int = 8, group: int = 256) -> Quantised:
+    """`op` with its scales quantised too, to `bits` bits in groups of `group`, row after row."""
+    scale = quantise_uniform(op.scales().detach().reshape(1, -1), bits, group, symmetric=False)
+    return Quantised(op.codes, scale, op.shape, op.bits, op.group, op.zero, op.levels)
 
 
 def normal_float(bits: int = 4) -> Tensor:  # (2**bits,) float32
@@ -69,6 +97,27 @@ def normal_float(bits: int = 4) -> Tensor:  # (2**bits,) float32
     values = torch.cat([lower[:-1], upper.flip(0)])
     values[half - 1] = 0.0
     return (values / values.abs().max()).float()
+
+
+def _to_levels(
+    weight: Tensor, grouped: Tensor, book: Tensor, scale: Tensor, group: int
+) -> Quantised:
+    scale, levels = _positive(scale, weight.dtype), book.to(weight.device, weight.dtype)
+    wide = levels.to(grouped.dtype)
+    middles = (wide[1:] + wide[:-1]) / 2
+    codes = torch.bucketize((grouped / _wide(scale)).contiguous(), middles)
+    bits = (book.shape[0] - 1).bit_length()
+    return _quantised(weight, codes, scale, bits, group, None, levels)
+
+
+def _levels(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def _mean(grouped: Tensor, weight: Tensor, group: int) -> Tensor:
+    """Means over the groups, the last of which may be short: (out, groups)."""
+    filled = weight.shape[1] - group * torch.arange(grouped.shape[1], device=weight.device)
+    return grouped.sum(-1) / filled.clamp(max=group)
 
 
 def _grouped(weight: Tensor, group: int) -> Tensor:  # (out, in) -> (out, groups, group)

@@ -19,7 +19,8 @@ class Quantised(Operator):
     """A matrix in packed codes, one scale per group of `group` neighbours in a row.
 
     - `codes` (out, ceil(in bits / 8)) uint8, packed row by row as in `packing.pack`;
-    - `scale` (out, ceil(in / group)): the last group of a row may be short;
+    - `scale` (out, ceil(in / group)): the last group of a row may be short; or, quantised itself,
+      a matrix of one row that holds them row by row;
     - `zero` (out, ceil(in / group)) uint8 or None, `levels` (at most 2**bits,) or None, not both.
 
     A code c stands for scale * (c - zero), for scale * levels[c], or, with neither, for
@@ -32,7 +33,7 @@ class Quantised(Operator):
     def __init__(
         self,
         codes: Tensor,
-        scale: Tensor,
+        scale: Tensor | Operator,
         shape: tuple[int, int],
         bits: int,
         group: int,
@@ -44,10 +45,14 @@ class Quantised(Operator):
         if group < 1:
             raise ValueError(f"Quantised.group must be at least 1, got {group}")
         _require_bytes(codes, "codes", (out, packed_width(into, bits)))
-        require_matrix(scale, "Quantised.scale")
         groups = (out, -(-into // group))
-        if tuple(scale.shape) != groups:
-            raise ValueError(f"Quantised.scale must be {groups}, got {tuple(scale.shape)}")
+        wanted = groups
+        if isinstance(scale, Operator):
+            wanted = (1, out * groups[1])
+        else:
+            require_matrix(scale, "Quantised.scale")
+        if tuple(scale.shape) != wanted:
+            raise ValueError(f"Quantised.scale must be {wanted}, got {tuple(scale.shape)}")
         if zero is not None:
             _require_bytes(zero, "zero", groups)
         if levels is not None:
@@ -58,7 +63,7 @@ class Quantised(Operator):
                 )
         self.shape, self.bits, self.group = (out, into), bits, group
         self.numbers_held = {"codes": out * into}
-        self.scale = leaf(scale)
+        self.scale = scale if isinstance(scale, Operator) else leaf(scale)
         self.levels = None if levels is None else leaf(levels)
         self.register_buffer("codes", codes)
         self.register_buffer("zero", zero)
@@ -66,21 +71,29 @@ class Quantised(Operator):
     def forward(self, x: Tensor) -> Tensor:
         return apply_dense(self, x)
 
+    def scales(self) -> Tensor:
+        """(out, ceil(in / group))."""
+        if isinstance(self.scale, Operator):
+            return self.scale.dense().view(self.shape[0], -1)
+        return self.scale
+
     def dense(self) -> Tensor:
         into = self.shape[1]
         codes = unpack(self.codes, self.bits, into)
         codes = F.pad(codes, (0, -into % self.group)).unflatten(1, (-1, self.group))
-        weight = self._decode(codes) * self.scale[:, :, None]  # (out, groups, group)
+        scale = self.scales()
+        weight = self.decode(codes).to(scale.dtype) * scale[:, :, None]  # (out, groups, group)
         return weight.flatten(1)[:, :into]
 
     def flops(self, tokens: int) -> int:
         return dense_flops(self) + 2 * tokens * self.shape[0] * self.shape[1]
 
-    def _decode(self, codes: Tensor) -> Tensor:  # (out, groups, group), before the scale
+    def decode(self, codes: Tensor) -> Tensor:
+        """What codes (out, groups, group) stand for before the scale."""
         if self.levels is not None:
-            levels = self.levels.to(self.scale.dtype)
+            levels = self.levels.to(self.dtype)
             return levels.index_select(0, codes.flatten().int()).view(codes.shape)
-        values = codes.to(self.scale.dtype)
+        values = codes.to(self.dtype)
         if self.zero is None:
             return values - 2 ** (self.bits - 1)
         return values - self.zero.to(values.dtype)[:, :, None]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..metrics import euclidean, second_moment
+from ..quantizers import round_to_nearest
 from ..registry import Healing, Paper, Recipe, method
-from ..rewrites import compensation, round_to_nearest, truncation
+from ..rewrites import compensation, truncation
 
 
 @method(

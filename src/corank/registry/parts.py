@@ -60,7 +60,7 @@ class Recipe:
     `family` makes the operators; `group` says which sites are rewritten together; `allocate`
     names the default allocator, and `rank` a default rank where the method has no budget;
     `cascade` takes each site's inputs from the model compressed so far; `train_rewritten` leaves
-    only the rewritten sites trainable; `heal` is the training that follows.
+    only the low-rank factors of the rewritten sites trainable; `heal` is the training that follows.
     """
 
     family: Family

@@ -3,13 +3,15 @@
 from .adapting import Delta, between, plus, split, zero_low_rank
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
+from .fresh import fresh
 from .menu import Menu, Size, menu_of_ranks
-from .quantisation import round_to_nearest
-from .rewrite import Family, Rewrite, Unit, by_site
+from .quantisation import quantisation
+from .rewrite import Counts, Family, Rewrite, Unit, by_site
 from .truncation import spectrum, truncation
 from .utilised import utilised
 
 __all__ = [
+    "Counts",
     "Delta",
     "Family",
     "Menu",
@@ -22,11 +24,12 @@ __all__ = [
     "by_site",
     "compensation",
     "cut",
+    "fresh",
     "leading",
     "menu_of_ranks",
     "plus",
+    "quantisation",
     "rooted",
-    "round_to_nearest",
     "spectrum",
     "split",
     "trailing",

@@ -1,47 +1,104 @@
+"""A coarse matrix and a low-rank one beside it that repairs it."""
+
 from __future__ import annotations
 
+import math
 from functools import partial
 
+from torch import Tensor
+
+from ..models import Site
 from ..operators import Dense, Operator
-from .menu import Menu
-from .rewrite import Family, Rewrite, Unit
+from ..quantizers import Quantizer
+from .menu import Menu, menu_of_ranks
+from .rewrite import Counts, Family, Unit
 
 
-def compensation(first: Rewrite, second: Family) -> Family:
-    """W -> first(W) + second(W - first(W)): a low-rank repair of another rewrite's error.
+def compensation(first: Quantizer, second: Family, rounds: int = 1) -> Family:
+    """W -> Q + L, where Q quantises W and L, of the rank asked for, repairs W - Q.
 
-    Where a site has an original beside its operator, the operator is what an earlier rewrite
-    made of it, so `first` is left out and W is the original's weight.
+    In further `rounds` Q quantises W - L, and L repairs anew; the best of the pairs in the measure
+    of `second` is kept. Rank 0 is Q alone. Where a site has an original beside its operator, the
+    operator is what an earlier rewrite made of it, so it stays as Q, and W is the original's.
+
+    The errors of the menu are those of the first round.
     """
     return Family(
         menu=partial(_menu, first, second),
-        build=partial(_build, first, second),
+        build=partial(_build, first, second, rounds),
+        counts=partial(_counts, first, second),
         measure=second.measure,
         needs=first.needs | second.needs,
     )
 
 
-def _split(first: Rewrite, unit: Unit) -> tuple[list[Operator], Unit]:
-    coarse, lost = [], []
-    for site, op in zip(unit.sites, unit.ops, strict=True):
-        original = site.pool.get("originals", {}).get(site.name)
-        base = first(op, site) if original is None else op
-        wanted = (original or op).dense().detach()
-        coarse.append(base)
-        lost.append(Dense(wanted - base.dense().detach().to(wanted.dtype)))
-    return coarse, Unit(unit.sites, lost)
+def _split(first: Quantizer, unit: Unit) -> tuple[list[Operator], Unit]:
+    """Q of each site, and W - Q."""
+    coarse = []
+    for site, op, wanted in zip(unit.sites, unit.ops, _wanted(unit), strict=True):
+        coarse.append(op if _is_repaired_only(site) else first(wanted, site))
+    return coarse, _less(unit, coarse)
 
 
-def _menu(first: Rewrite, second: Family, unit: Unit) -> Menu:
+def _wanted(unit: Unit) -> list[Tensor]:
+    return [
+        site.pool.get("originals", {}).get(site.name, op).dense().detach()
+        for site, op in zip(unit.sites, unit.ops, strict=True)
+    ]
+
+
+def _is_repaired_only(site: Site) -> bool:
+    return site.name in site.pool.get("originals", {})
+
+
+def _less(unit: Unit, ops: list[Operator]) -> Unit:
+    """W less those operators."""
+    left = [w - op.dense().detach().to(w) for w, op in zip(_wanted(unit), ops, strict=True)]
+    return Unit(unit.sites, [Dense(w) for w in left])
+
+
+def _counts(first: Quantizer, second: Family, unit: Unit, size: int) -> list[Counts]:
+    found = []
+    for site, op, beside in zip(unit.sites, unit.ops, second.counts(unit, size), strict=True):
+        repaired_only = _is_repaired_only(site)
+        own = (op.numel(), op.bytes()) if repaired_only else first.counts(op.shape, op.dtype)
+        found.append((own[0] + beside[0], own[1] + beside[1]))
+    return found
+
+
+def _menu(first: Quantizer, second: Family, unit: Unit) -> Menu:
+    ranks = [0, *(size for size in second.menu(unit).sizes if isinstance(size, int))]
+    costs = [sum(b for _, b in _counts(first, second, unit, r)) for r in ranks]
+
+    def spectrum() -> Tensor:
+        return second.menu(_split(first, unit)[1]).spectrum
+
+    return menu_of_ranks(ranks, costs, spectrum)
+
+
+def _build(first: Quantizer, second: Family, rounds: int, unit: Unit, size: int) -> list[Operator]:
     coarse, lost = _split(first, unit)
-    menu = second.menu(lost)
-    menu = menu.at([i for i, size in enumerate(menu.sizes) if size is not None])
-    base = sum(op.bytes() for op in coarse)
-    return Menu(menu.sizes, [base + c for c in menu.costs], lambda: menu.errors,
-                lambda: menu.spectrum)  # fmt: skip
+    if size == 0:
+        return coarse
+    least, best = math.inf, coarse
+    for i in range(rounds):
+        repairs = second.build(lost, size)
+        pairs: list[Operator] = [q + low for q, low in zip(coarse, repairs, strict=True)]
+        if rounds == 1:
+            return pairs
+        if (loss := _loss(second, _less(unit, pairs))) < least:
+            least, best = loss, pairs
+        if i + 1 < rounds:
+            rest = _less(unit, repairs)
+            coarse = [
+                first(op.dense(), site) for site, op in zip(rest.sites, rest.ops, strict=True)
+            ]
+            lost = _less(unit, coarse)
+    return best
 
 
-def _build(first: Rewrite, second: Family, unit: Unit, size: int) -> list[Operator]:
-    coarse, lost = _split(first, unit)
-    repairs = second.build(lost, size)
-    return [base + repair for base, repair in zip(coarse, repairs, strict=True)]
+def _loss(second: Family, error: Unit) -> float:
+    return sum(
+        float(second.of(site).measure(site.stats).loss(op.dense()))
+        for site, op in zip(error.sites, error.ops, strict=True)
+    )

@@ -42,7 +42,7 @@ class Menu:
 
     @cached_property
     def spectrum(self) -> Tensor:
-        """Squared singular values, descending, fp64 on the CPU. ValueError if sizes are no ranks."""
+        """Squared singular values, descending, fp64, CPU. ValueError where sizes are no ranks."""
         if self._spectrum is None:
             raise ValueError(
                 "this method's choices are more than ranks, and the allocator cuts spectra: "

@@ -1,14 +1,34 @@
+"""A matrix in few bits, and nothing beside it."""
+
 from __future__ import annotations
 
-from ..models import Site
-from ..operators import Operator, quantise_uniform
-from .rewrite import Rewrite
+from ..metrics import Measure, euclidean
+from ..operators import Operator
+from ..quantizers import Quantizer
+from .menu import Menu
+from .rewrite import Counts, Family, Unit
 
 
-def round_to_nearest(bits: int = 4, group: int = 64) -> Rewrite:
-    """W -> Q: codes of `bits` (2 to 8) with a scale and a zero point for each `group` numbers."""
+def quantisation(quantizer: Quantizer, measure: Measure | None = None) -> Family:
+    """W -> Q. There is one size, 0; its error is in `measure` (default: the Frobenius norm)."""
+    measured = measure or euclidean()
 
-    def apply(op: Operator, site: Site) -> Operator:
-        return quantise_uniform(op.dense().detach(), bits, group, symmetric=False)
+    def build(unit: Unit, size: int) -> list[Operator]:
+        return [
+            quantizer(op.dense().detach(), site)
+            for site, op in zip(unit.sites, unit.ops, strict=True)
+        ]
 
-    return Rewrite(apply)
+    def counts(unit: Unit, size: int) -> list[Counts]:
+        return [quantizer.counts(op.shape, op.dtype) for op in unit.ops]
+
+    def menu(unit: Unit) -> Menu:
+        def errors() -> list[float]:
+            return [sum(
+                float(measured(site.stats).loss(op.dense().detach() - q.dense().detach()))
+                for site, op, q in zip(unit.sites, unit.ops, build(unit, 0), strict=True)
+            )]  # fmt: skip
+
+        return Menu([0], [sum(b for _, b in counts(unit, 0))], errors)
+
+    return Family(menu, build, counts, measured, quantizer.needs | measured.needs)

@@ -11,6 +11,9 @@ from ..models import Site
 from ..operators import Operator
 from .menu import Menu, Size
 
+#: Numbers and bytes.
+Counts = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Rewrite:
@@ -47,12 +50,15 @@ class Family:
     """Rewrites of units, indexed by a size: a rank, bits, or both.
 
     `menu(unit)` lists the sizes with their costs and errors; `build(unit, size)` returns an
-    operator for each of the unit's sites. `measure` is what the errors are measured in; where it
-    is centred, what the rewrite does to the mean output is left to the bias.
+    operator for each of the unit's sites, and `counts(unit, size)` the numbers and bytes that each
+    of them will store, known without weights; what they share is counted with the first. `measure`
+    is what the errors are measured in; where it is centred, what the rewrite does to the mean
+    output is left to the bias.
     """
 
     menu: Callable[[Unit], Menu]
     build: Callable[[Unit, Any], list[Operator]]
+    counts: Callable[[Unit, Any], list[Counts]]
     measure: Measure = field(default_factory=euclidean)
     needs: frozenset[str] = frozenset()
     choose: Callable[[Site], Family] | None = None
@@ -71,6 +77,7 @@ def by_site(choose: Callable[[Site], Family], *members: Family) -> Family:
     return Family(
         menu=lambda unit: choose(unit.sites[0]).menu(unit),
         build=lambda unit, size: choose(unit.sites[0]).build(unit, size),
+        counts=lambda unit, size: choose(unit.sites[0]).counts(unit, size),
         needs=frozenset().union(*(m.needs for m in members)),
         choose=choose,
     )

@@ -14,7 +14,7 @@ from ..metrics.metric import times
 from ..models import Site
 from ..operators import LowRank, Operator
 from .menu import Menu, menu_of_ranks
-from .rewrite import Family, Unit
+from .rewrite import Counts, Family, Unit
 
 
 def truncation(measure: Measure) -> Family:
@@ -23,22 +23,31 @@ def truncation(measure: Measure) -> Family:
     A unit of several sites is stacked, and its sites share one a: W_i -> b_i a.
     """
     return Family(
-        menu=partial(_menu, measure), build=partial(_build, measure), measure=measure,
-        needs=measure.needs,
+        menu=partial(_menu, measure), build=partial(_build, measure), counts=_counts,
+        measure=measure, needs=measure.needs,
     )  # fmt: skip
 
 
 def _menu(measure: Measure, unit: Unit) -> Menu:
     rows = sum(site.shape[0] for site in unit.sites)
     columns = unit.sites[0].shape[1]
-    per_rank = (rows + columns) * unit.ops[0].dtype.itemsize
-    ranks = range(1, min(rows, columns) + 1)
-    paying = [r for r in ranks if r * per_rank < unit.bytes]
+    costs = {r: sum(b for _, b in _counts(unit, r)) for r in range(1, min(rows, columns) + 1)}
+    paying = [r for r, bytes_ in costs.items() if bytes_ < unit.bytes]
     return menu_of_ranks(
         [*paying, None],
-        [*(r * per_rank for r in paying), unit.bytes],
+        [*(costs[r] for r in paying), unit.bytes],
         lambda: spectrum(_stack(measure, unit), _metric(measure, unit)),
     )
+
+
+def _counts(unit: Unit, rank: int | None) -> list[Counts]:
+    if rank is None:
+        return [(op.numel(), op.bytes()) for op in unit.ops]
+    found = []
+    for i, (site, op) in enumerate(zip(unit.sites, unit.ops, strict=True)):
+        numel = rank * (site.shape[0] + (site.shape[1] if i == 0 else 0))
+        found.append((numel, numel * op.dtype.itemsize))
+    return found
 
 
 def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,7 @@ def utilised() -> Family:
     moment, as many as hold one share e of each; a rank r takes the largest e for which the
     smaller of the two subspaces has at most r dimensions.
     """
-    measure = second_moment()
-    return Family(truncation(measure).menu, _build, measure, measure.needs)
+    return replace(truncation(second_moment()), build=_build)
 
 
 def _build(unit: Unit, rank: int) -> list[Operator]:

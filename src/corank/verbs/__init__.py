@@ -5,5 +5,6 @@ from .analyze import analyze
 from .compress import compress
 from .factorize import factorize
 from .merge import merge
+from .quantize import quantize
 
-__all__ = ["adapt", "analyze", "compress", "factorize", "merge"]
+__all__ = ["adapt", "analyze", "compress", "factorize", "merge", "quantize"]

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from torch import nn
 
-from ..adapters.factorized import forget
 from ..allocation import Allocator
-from ..calibration import batches, collect, load_statistics, save_statistics
-from ..engine.plan import make_plan, plan_by_shape
-from ..engine.rewriting import freeze_all_but, rewrite_at_once, rewrite_in_cascade
-from ..engine.summary import describe_plan, describe_sites, model_sizes, total_sizes
-from ..engine.transaction import unchanged_on_error
-from ..errors import DataError
-from ..healing import heal
-from ..io import attach
-from ..models import choose_sites, read, require_finite, survey
-from ..registry import Cascade, Healing, Recipe, find_method
-from ..report import Report, versions
-
-Progress = Callable[[str, float], None]
+from ..registry import Cascade
+from ..report import Report
+from .shrinking import Options, Progress, shrink
 
 
 def compress(
@@ -85,76 +70,13 @@ def compress(
     Returns a Report of every site, the sizes reached and the time spent. On an error the model is
     as it was. Raises ValueError (SiteError, DataError) with the site and the remedy.
     """
-    told = progress or (lambda stage, fraction: None)
-    registered = find_method(method, "compress")
-    recipe: Recipe = registered.recipe(params)
-    recipe = replace(recipe, cascade=cascade or recipe.cascade)
-    every, left_out = survey(model, seed)
-    sites = choose_sites(every, left_out, targets)
-    refused = {r.name: r.reason for r in left_out}
-    seconds = {"calibration": 0.0, "factorisation": 0.0, "healing": 0.0}
-    report = Report(
-        "compress", method,
-        parameters=params | {"keep": keep, "size": size, "rank": rank, "seed": seed,
-                             "allocate": allocate or recipe.allocate, "cascade": recipe.cascade},
-        refused=refused, seconds=seconds, versions=versions(),
+    return shrink(
+        "compress", model, method, params,
+        Options(
+            keep=keep, size=size, rank=rank, data=data, tokenizer=tokenizer,
+            sequence_length=sequence_length, count=count, batch_size=batch_size, loss=loss,
+            statistics=statistics, targets=targets, allocate=allocate, round_to=round_to,
+            cascade=cascade, spill=spill, original=original, seed=seed, dry_run=dry_run,
+            heal_minutes=heal_minutes, progress=progress,
+        ),
     )  # fmt: skip
-    groups, before = recipe.group(sites), model_sizes(model)
-    minutes = heal_minutes if heal_minutes is not None else 2.0 if recipe.heal else 0.0
-    healing = (recipe.heal or Healing()) if minutes > 0 else None
-    budget: dict[str, Any] = {"keep": keep, "size": size, "rank": rank, "round_to": round_to}
-    if dry_run:
-        plan = plan_by_shape(model, groups, recipe, **budget)
-        report.notes.append("dry run: sizes are the uniform allocation's; nothing was changed")
-        report.sites = describe_plan(plan)
-        report.totals = total_sizes(report.sites, before)
-        return report
-    for site in sites:
-        require_finite(model, site)
-        if original is not None:
-            site.pool.setdefault("originals", {})[site.name] = read(original, site)
-    stored = statistics if statistics is not None and Path(statistics).is_file() else None
-    inputs = None
-    if data is not None:
-        inputs = batches(
-            data, tokenizer=tokenizer, sequence_length=sequence_length, count=count,
-            batch_size=batch_size,
-        )  # fmt: skip
-    elif (recipe.family.needs and stored is None) or recipe.cascade or healing:
-        wanted = ", ".join(sorted(recipe.family.needs)) or "to run the model on"
-        raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
-    teacher = copy.deepcopy(model) if healing else None
-    with unchanged_on_error(model, sites):
-        started = perf_counter()
-        told("calibration", 0.0)
-        if stored is not None and recipe.family.needs:
-            load_statistics(model, sites, stored, recipe.family.needs)
-        elif inputs is not None and recipe.family.needs:
-            report.notes += collect(model, sites, recipe.family.needs, inputs, loss=loss)
-            if statistics is not None:
-                save_statistics(model, sites, statistics)
-        elif inputs is not None:
-            report.notes += inputs.notes
-        seconds["calibration"] = perf_counter() - started
-        started = perf_counter()
-        plan = make_plan(model, groups, recipe, allocate=allocate, inputs=inputs, **budget)
-        if recipe.cascade is None or inputs is None:
-            errors = rewrite_at_once(model, plan, recipe, told)
-        else:
-            errors = rewrite_in_cascade(model, plan, recipe, inputs, spill, told)
-        if recipe.train_rewritten:
-            freeze_all_but(model, plan)
-        seconds["factorisation"] = perf_counter() - started
-        if healing and teacher is not None:
-            healed = heal(
-                model, teacher, inputs, minutes=minutes,
-                features=healing.distillation, output=healing.output, seed=seed,
-                perturbation=healing.perturbation, epsilon=healing.epsilon, progress=told,
-            )  # fmt: skip
-            seconds["healing"] = healed.seconds
-            report.sections["healing"] = {"losses": healed.losses}
-    forget(model, [site.name for site in sites])
-    attach(model)
-    report.sites = describe_sites(model, plan, errors)
-    report.totals = total_sizes(report.sites, before, model_sizes(model))
-    return report

@@ -1,0 +1,15 @@
+"""Quantisers behind one face: a matrix in, an operator of few bits out."""
+
+from .feedback import error_feedback, greedy_paths
+from .nearest import round_to_nearest, to_normal_float, to_signs, to_ternary
+from .quantizer import Quantizer
+
+__all__ = [
+    "Quantizer",
+    "error_feedback",
+    "greedy_paths",
+    "round_to_nearest",
+    "to_normal_float",
+    "to_signs",
+    "to_ternary",
+]

@@ -1,0 +1,99 @@
+"""Quantisers that go from column to column, each making good what those before it lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..linalg import add_ridge
+from ..linalg.checks import check_finite
+from ..models import Site
+from ..operators import Operator, Quantised, pack
+from ..operators.on_grid import nearest_codes
+from ..operators.packing import packed_width
+from ..operators.quantise import quantise_uniform
+from .nearest import round_to_nearest
+from .quantizer import Quantizer
+
+
+def error_feedback(
+    bits: int = 4, group: int = 64, symmetric: bool = False, ridge: float = 0.01
+) -> Quantizer:
+    """Column t becomes Q(w_t + sum over s < t of (w_s - q_s) U_st), where C = (U + I) D (U + I)^T.
+
+    C is the inputs' second moment with `ridge` >= 0 of its mean diagonal added, U strictly upper
+    triangular, D diagonal: GPTQ (arXiv 2210.17323) in the form of LDLQ (2307.13304, section 3.1),
+    which are the same. A group's scale is fitted to its columns as they then are.
+    """
+    return _sequential(partial(_triangular, ridge=ridge), bits, group, symmetric)
+
+
+def greedy_paths(bits: int = 4, group: int = 64, symmetric: bool = False) -> Quantizer:
+    """Column t becomes Q(w_t + sum over s < t of (w_s - q_s) C_st / C_tt): GPFQ.
+
+    <x_t, u> / |x_t|^2 of the error u so far (arXiv 2201.11113, equation 2), read off the inputs'
+    second moment C. A column that is never active, C_tt = 0, is rounded by itself.
+    """
+    return _sequential(_projected, bits, group, symmetric)
+
+
+def _triangular(gram: Tensor, ridge: float) -> Tensor:
+    # C = R R^T with R upper triangular: Cholesky of C with both axes reversed.
+    root = torch.linalg.cholesky(add_ridge(gram, ridge).flip(0, 1)).flip(0, 1)
+    return (root / root.diagonal()).triu(1)
+
+
+def _projected(gram: Tensor) -> Tensor:
+    size = gram.diagonal()
+    return (gram / torch.where(size > 0, size, torch.inf)).triu(1)
+
+
+def _sequential(
+    feedback: Callable[[Tensor], Tensor], bits: int, group: int, symmetric: bool
+) -> Quantizer:
+    fit = partial(quantise_uniform, bits=bits, group=group, symmetric=symmetric)
+
+    def apply(weight: Tensor, site: Site) -> Operator:
+        check_finite(weight, f"the weight of {site.where}")
+        gram = site.stats["gram"].to(torch.float64)
+        return _round_in_turn(weight, feedback(gram), fit, group)
+
+    counts = round_to_nearest(bits, group, symmetric).counts
+    return Quantizer(apply, counts, frozenset({"gram"}))
+
+
+def _round_in_turn(
+    weight: Tensor, feedback: Tensor, fit: Callable[[Tensor], Quantised], group: int
+) -> Quantised:
+    """`feedback` (in, in) is strictly upper triangular: its column t weighs the errors before t."""
+    wide = weight.detach().to(feedback)
+    lost, codes, grids = torch.zeros_like(wide), [], []
+    for start in range(0, wide.shape[1], group):
+        stop = min(start + group, wide.shape[1])
+        wanted = wide[:, start:stop] + lost[:, :start] @ feedback[:start, start:stop]
+        grids.append(fit(wanted.to(weight.dtype)))
+        column = _one_column(grids[-1])
+        for t in range(start, stop):
+            own = lost[:, start:t] @ feedback[start:t, t]
+            code, _ = nearest_codes(column, (wanted[:, t - start] + own)[:, None])
+            value = column.decode(code)[:, 0] * column.scales()
+            lost[:, t] = wide[:, t] - value[:, 0].to(wide)
+            codes.append(code[:, 0])
+    zeros = [grid.zero for grid in grids if grid.zero is not None]
+    first = grids[0]
+    return Quantised(
+        pack(torch.cat(codes, 1), first.bits),
+        torch.cat([grid.scales() for grid in grids], 1),
+        (wide.shape[0], wide.shape[1]), first.bits, group,
+        torch.cat(zeros, 1) if zeros else None,
+    )  # fmt: skip
+
+
+def _one_column(grid: Quantised) -> Quantised:
+    """A column on the grid of a block that is one group wide."""
+    out = grid.shape[0]
+    codes = torch.zeros(out, packed_width(1, grid.bits), dtype=torch.uint8, device=grid.device)
+    return Quantised(codes, grid.scales(), (out, 1), grid.bits, 1, grid.zero)

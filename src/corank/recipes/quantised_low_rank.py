@@ -1,0 +1,98 @@
+"""A quantised matrix and a low-rank one beside it: W -> Q + b a."""
+
+from __future__ import annotations
+
+from ..metrics import activation_scale, euclidean, fisher, second_moment
+from ..quantizers import round_to_nearest, to_normal_float
+from ..registry import Paper, Recipe, method
+from ..rewrites import compensation, fresh, truncation
+
+REPAIRED = ("quantises", "compensates")
+
+
+@method(
+    Paper(
+        "QLoRA: Efficient Finetuning of Quantized LLMs",
+        "2305.14314",
+        "section 3: NF4, double quantisation, and LoRA beside it",
+        "the scales' second constants are 8-bit integers with a zero point, not 8-bit floats about "
+        "their mean; paged optimisers are left to torch; LoRA's alpha is its rank",
+    ),
+    area="quantize",
+    laws=("quantises",),
+)
+def qlora(bits: int = 4, group: int = 64, double: bool = True) -> Recipe:
+    """NF4 weights, their scales quantised too, and a LoRA pair that trains; needs no data."""
+    return Recipe(
+        compensation(to_normal_float(bits, group, double), fresh()), rank=64, train_rewritten=True
+    )
+
+
+@method(
+    Paper(
+        "LoftQ: LoRA-Fine-Tuning-Aware Quantization for Large Language Models",
+        "2310.08659",
+        "algorithm 1",
+        "the best of the rounds is kept, not the last",
+    ),
+    area="quantize",
+    laws=REPAIRED,
+)
+def loftq(bits: int = 4, group: int = 64, rounds: int = 5) -> Recipe:
+    """Quantisation to normal floats and the SVD of what it loses, in turn; the factors train."""
+    family = compensation(to_normal_float(bits, group), truncation(euclidean()), rounds)
+    return Recipe(family, rank=16, train_rewritten=True)
+
+
+@method(
+    Paper(
+        "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition for Efficient Language Model "
+        "Finetuning",
+        "2311.12023",
+        "algorithm 1 and section 3.3: Fisher weights by their rows' and columns' means",
+        "the best of the rounds is kept; bits are one for all sites",
+    ),
+    area="quantize",
+    laws=REPAIRED,
+)
+def lq_lora(
+    bits: int = 4, group: int = 64, rounds: int = 20, double: bool = True, weighted: bool = True
+) -> Recipe:
+    """LoftQ's alternation with errors weighed by the Fisher information; the factors train."""
+    measure = fisher() if weighted else euclidean()
+    family = compensation(to_normal_float(bits, group, double), truncation(measure), rounds)
+    return Recipe(family, rank=64, train_rewritten=True)
+
+
+@method(
+    Paper(
+        "LQER: Low-Rank Quantization Error Reconstruction for LLMs",
+        "2402.02446",
+        "LQER's and L2QER's decompositions; the scale is that of the published code",
+        "integers with a scale and a zero point for each group, not MXINT; activations stay in "
+        "floats; the scale is the mean over all tokens, not the largest of the batches' means",
+    ),
+    area="quantize",
+    laws=REPAIRED,
+)
+def lqer(bits: int = 4, group: int = 64, scaled: bool = True) -> Recipe:
+    """The SVD of what rounding loses, weighed by the inputs' mean magnitudes where `scaled`."""
+    measure = activation_scale(1.0) if scaled else euclidean()
+    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=32)
+
+
+@method(
+    Paper(
+        "QERA: an Analytical Framework for Quantization Error Reconstruction",
+        "2410.06040",
+        "QERA-exact and QERA-approx, theorems 1 and 2",
+        "integers with a scale and a zero point for each group, not MXINT; the exact minimiser is "
+        "found without the square root of the inputs' moment",
+    ),
+    area="quantize",
+    laws=REPAIRED,
+)
+def qera(bits: int = 4, group: int = 64, exact: bool = True) -> Recipe:
+    """The low-rank matrix that best repairs the outputs; not `exact`: with uncorrelated inputs."""
+    measure = second_moment() if exact else activation_scale(1.0, of="rms")
+    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=32)

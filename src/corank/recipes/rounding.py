@@ -1,0 +1,51 @@
+"""Quantisation alone: every number to a code, with what is lost made good by other codes or not."""
+
+from __future__ import annotations
+
+from ..metrics import second_moment
+from ..quantizers import error_feedback, greedy_paths
+from ..quantizers import round_to_nearest as nearest
+from ..registry import Paper, Recipe, method
+from ..rewrites import quantisation
+
+
+@method(
+    Paper("Rounding to nearest", "", "the baseline of the field: groups with a scale and a zero"),
+    area="quantize",
+    laws=("quantises",),
+)
+def round_to_nearest(bits: int = 4, group: int = 64, symmetric: bool = False) -> Recipe:
+    """The nearest of 2**bits evenly spaced values per group; needs no data."""
+    return Recipe(quantisation(nearest(bits, group, symmetric)))
+
+
+@method(
+    Paper(
+        "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+        "2210.17323",
+        "sections 3.2 and 3.3, in the equivalent form of LDLQ (arXiv 2307.13304, section 3.1)",
+        "columns go in their own order; damping is `ridge` times the moment's mean diagonal",
+    ),
+    area="quantize",
+    laws=("quantises", "beats_rounding"),
+)
+def gptq(bits: int = 4, group: int = 64, symmetric: bool = False, ridge: float = 0.01) -> Recipe:
+    """Column after column, each rounded after taking over what those before it lost."""
+    return Recipe(quantisation(error_feedback(bits, group, symmetric, ridge), second_moment()))
+
+
+@method(
+    Paper(
+        "Post-training Quantization for Neural Networks with Provable Guarantees (GPFQ)",
+        "2201.11113",
+        "equation 2: the greedy path, on the inputs of the original model",
+        "the alphabet is the group's own grid of evenly spaced values, not one scaled by a "
+        "neuron's range; the variants that make weights sparse are left out; the inputs are those "
+        "of the model so far where cascade='compressed', without the original's beside them",
+    ),
+    area="quantize",
+    laws=("quantises", "beats_rounding"),
+)
+def gpfq(bits: int = 4, group: int = 64, symmetric: bool = False) -> Recipe:
+    """Column after column, each rounded after the path of errors so far is projected on it."""
+    return Recipe(quantisation(greedy_paths(bits, group, symmetric), second_moment()))

@@ -1,0 +1,138 @@
+"""What `corank.compress` and `corank.quantize` do with a recipe."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from torch import nn
+
+from ..adapters.factorized import forget
+from ..allocation import Allocator
+from ..calibration import batches, collect, load_statistics, save_statistics
+from ..engine.plan import make_plan, plan_by_shape
+from ..engine.rewriting import freeze_all_but_factors, rewrite_at_once, rewrite_in_cascade
+from ..engine.summary import describe_plan, describe_sites, model_sizes, total_sizes
+from ..engine.transaction import unchanged_on_error
+from ..errors import DataError
+from ..healing import heal
+from ..io import attach
+from ..models import choose_sites, read, require_finite, survey
+from ..registry import Cascade, Healing, Recipe, find_method
+from ..report import Report, versions
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments that the two verbs share; `corank.compress` says what each means."""
+
+    keep: float | None
+    size: str | None
+    rank: int | None
+    data: Any
+    tokenizer: Any
+    sequence_length: int
+    count: int | None
+    batch_size: int
+    loss: Callable[[nn.Module, Any], Any] | None
+    statistics: str | os.PathLike[str] | None
+    targets: Any
+    allocate: str | Allocator | None
+    round_to: int
+    cascade: Cascade | None
+    spill: str | os.PathLike[str] | None
+    original: nn.Module | None
+    seed: int
+    dry_run: bool
+    heal_minutes: float | None
+    progress: Progress | None
+
+
+def shrink(
+    verb: str, model: nn.Module, method: str, params: dict[str, Any], options: Options
+) -> Report:
+    """Rewrite the targeted weights, in place, by a method of the area `verb`."""
+    told = options.progress or (lambda stage, fraction: None)
+    recipe: Recipe = find_method(method, verb).recipe(params)
+    recipe = replace(recipe, cascade=options.cascade or recipe.cascade)
+    every, left_out = survey(model, options.seed)
+    sites = choose_sites(every, left_out, options.targets)
+    refused = {r.name: r.reason for r in left_out}
+    seconds = {"calibration": 0.0, "factorisation": 0.0, "healing": 0.0}
+    budget: dict[str, Any] = {"keep": options.keep, "size": options.size, "rank": options.rank}
+    allocate = options.allocate
+    report = Report(
+        verb, method,
+        parameters=params | budget | {"seed": options.seed, "cascade": recipe.cascade,
+                                      "allocate": allocate or recipe.allocate},
+        refused=refused, seconds=seconds, versions=versions(),
+    )  # fmt: skip
+    budget["round_to"] = options.round_to
+    groups, before = recipe.group(sites), model_sizes(model)
+    minutes = options.heal_minutes
+    if minutes is None:
+        minutes = 2.0 if recipe.heal else 0.0
+    healing = (recipe.heal or Healing()) if minutes > 0 else None
+    if options.dry_run:
+        plan = plan_by_shape(model, groups, recipe, **budget)
+        report.notes.append("dry run: sizes are the uniform allocation's; nothing was changed")
+        report.sites = describe_plan(plan, recipe.family)
+        report.totals = total_sizes(report.sites, before)
+        return report
+    for site in sites:
+        require_finite(model, site)
+        if options.original is not None:
+            site.pool.setdefault("originals", {})[site.name] = read(options.original, site)
+    statistics = options.statistics
+    stored = statistics if statistics is not None and Path(statistics).is_file() else None
+    inputs = None
+    if options.data is not None:
+        inputs = batches(
+            options.data, tokenizer=options.tokenizer, count=options.count,
+            sequence_length=options.sequence_length, batch_size=options.batch_size,
+        )  # fmt: skip
+    elif (recipe.family.needs and stored is None) or recipe.cascade or healing:
+        wanted = ", ".join(sorted(recipe.family.needs)) or "to run the model on"
+        raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
+    teacher = copy.deepcopy(model) if healing else None
+    with unchanged_on_error(model, sites):
+        started = perf_counter()
+        told("calibration", 0.0)
+        if stored is not None and recipe.family.needs:
+            load_statistics(model, sites, stored, recipe.family.needs)
+        elif inputs is not None and recipe.family.needs:
+            report.notes += collect(model, sites, recipe.family.needs, inputs, loss=options.loss)
+            if statistics is not None:
+                save_statistics(model, sites, statistics)
+        elif inputs is not None:
+            report.notes += inputs.notes
+        seconds["calibration"] = perf_counter() - started
+        started = perf_counter()
+        plan = make_plan(model, groups, recipe, allocate=allocate, inputs=inputs, **budget)
+        if recipe.cascade is None or inputs is None:
+            errors = rewrite_at_once(model, plan, recipe, told)
+        else:
+            errors = rewrite_in_cascade(model, plan, recipe, inputs, options.spill, told)
+        if recipe.train_rewritten:
+            freeze_all_but_factors(model, plan)
+        seconds["factorisation"] = perf_counter() - started
+        if healing and teacher is not None:
+            healed = heal(
+                model, teacher, inputs, minutes=minutes,
+                features=healing.distillation, output=healing.output, seed=options.seed,
+                perturbation=healing.perturbation, epsilon=healing.epsilon, progress=told,
+            )  # fmt: skip
+            seconds["healing"] = healed.seconds
+            report.sections["healing"] = {"losses": healed.losses}
+    forget(model, [site.name for site in sites])
+    attach(model)
+    report.sites = describe_sites(model, plan, errors)
+    report.totals = total_sizes(report.sites, before, model_sizes(model))
+    return report
