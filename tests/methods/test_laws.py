@@ -1,4 +1,4 @@
-"""Every registered method of compression and of quantisation against the laws it declares; a new method adds no line."""
+"""Every method of compression and quantisation against its laws; a new method adds no line."""
 
 import inspect
 from functools import partial

@@ -7,6 +7,7 @@ from functools import partial
 
 from ..errors import unknown
 from .candidate import Candidate, cost
+from .integer import integer_program
 from .search import greedy, knapsack
 from .shares import block_influence, by_share, svd_llm_v2, uniform
 from .thresholds import energy, heavy_tail
@@ -19,6 +20,7 @@ ALLOCATORS: dict[str, Allocator] = {
     "greedy": greedy,
     "greedy_floor": partial(greedy, floor=0.25),
     "knapsack": knapsack,
+    "ilp": integer_program,
     "svd_llm_v2": svd_llm_v2,
     "heavy_tail": heavy_tail,
     "block_influence": block_influence,
@@ -46,6 +48,7 @@ __all__ = [
     "find_allocator",
     "greedy",
     "heavy_tail",
+    "integer_program",
     "knapsack",
     "svd_llm_v2",
     "uniform",

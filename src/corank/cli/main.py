@@ -7,9 +7,20 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import adapt, analyze, bench, compress, demo, merge, methods, recipe_file, train
+from . import (
+    adapt,
+    analyze,
+    bench,
+    compress,
+    demo,
+    merge,
+    methods,
+    quantize,
+    recipe_file,
+    train,
+)
 
-_COMMANDS = (compress, adapt, train, analyze, merge, methods, bench, demo)
+_COMMANDS = (compress, quantize, adapt, train, analyze, merge, methods, bench, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -87,8 +87,7 @@ def rounded(menu: Menu, multiple: int) -> Menu:
         raise ValueError(f"round_to={multiple}: a multiple is at least 1")
     if multiple == 1:
         return menu
-    ranks = [size for size in menu.sizes if isinstance(size, int)]
-    if not ranks:
+    if not any(isinstance(size, int) and size > 0 for size in menu.sizes):
         raise ValueError(f"round_to={multiple}: the method has no ranks to round")
     return menu.at([
         i for i, size in enumerate(menu.sizes) if not isinstance(size, int) or size % multiple == 0

@@ -102,7 +102,8 @@ def normal_float(bits: int = 4) -> Tensor:  # (2**bits,) float32
 def _to_levels(
     weight: Tensor, grouped: Tensor, book: Tensor, scale: Tensor, group: int
 ) -> Quantised:
-    scale, levels = _positive(scale, weight.dtype), book.to(weight.device, weight.dtype)
+    scale = _positive(scale, weight.dtype)
+    levels = book.to(weight.device, weight.dtype, copy=True)  # not one storage for all weights
     wide = levels.to(grouped.dtype)
     middles = (wide[1:] + wide[:-1]) / 2
     codes = torch.bucketize((grouped / _wide(scale)).contiguous(), middles)

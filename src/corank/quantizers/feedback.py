@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..errors import SiteError
 from ..linalg import add_ridge
 from ..linalg.checks import check_finite
 from ..models import Site
@@ -26,7 +27,8 @@ def error_feedback(
 
     C is the inputs' second moment with `ridge` >= 0 of its mean diagonal added, U strictly upper
     triangular, D diagonal: GPTQ (arXiv 2210.17323) in the form of LDLQ (2307.13304, section 3.1),
-    which are the same. A group's scale is fitted to its columns as they then are.
+    which are the same. A group's scale is fitted to what its columns would be were none of them
+    rounded, as GPTQ has it.
     """
     return _sequential(partial(_triangular, ridge=ridge), bits, group, symmetric)
 
@@ -57,9 +59,19 @@ def _sequential(
     fit = partial(quantise_uniform, bits=bits, group=group, symmetric=symmetric)
 
     def apply(weight: Tensor, site: Site) -> Operator:
+        if site.kind == "embedding":
+            raise SiteError(
+                site.where, "an embedding looks its rows up, so no column can make good another's",
+                "Leave it out of the targets, or round it to nearest",
+            )  # fmt: skip
         check_finite(weight, f"the weight of {site.where}")
-        gram = site.stats["gram"].to(torch.float64)
-        return _round_in_turn(weight, feedback(gram), fit, group)
+        try:
+            weights = feedback(site.stats["gram"].to(torch.float64))
+        except torch.linalg.LinAlgError:
+            raise SiteError(
+                site.where, "its inputs' second moment is singular", "Give ridge= above 0"
+            ) from None
+        return _round_in_turn(weight, weights, fit, group)
 
     counts = round_to_nearest(bits, group, symmetric).counts
     return Quantizer(apply, counts, frozenset({"gram"}))
@@ -73,8 +85,11 @@ def _round_in_turn(
     lost, codes, grids = torch.zeros_like(wide), [], []
     for start in range(0, wide.shape[1], group):
         stop = min(start + group, wide.shape[1])
-        wanted = wide[:, start:stop] + lost[:, :start] @ feedback[:start, start:stop]
-        grids.append(fit(wanted.to(weight.dtype)))
+        carried = lost[:, :start] @ feedback[:start, start:stop]
+        wanted = wide[:, start:stop] + carried
+        inner = feedback[start:stop, start:stop] + torch.eye(stop - start).to(feedback)
+        exact = torch.linalg.solve_triangular(inner, carried, upper=True, left=False)
+        grids.append(fit((wide[:, start:stop] + exact).to(weight.dtype)))
         column = _one_column(grids[-1])
         for t in range(start, stop):
             own = lost[:, start:t] @ feedback[start:t, t]

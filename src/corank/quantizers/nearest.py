@@ -26,6 +26,8 @@ SCALE_BITS, SCALE_GROUP = 8, 256
 
 def round_to_nearest(bits: int = 4, group: int = 64, symmetric: bool = False) -> Quantizer:
     """2**bits evenly spaced values for each `group` numbers; see `operators.quantise_uniform`."""
+    if bits not in range(2, 9):
+        raise ValueError(f"bits must be 2, 3, ... or 8, got {bits}")
     quantise = partial(quantise_uniform, bits=bits, group=group, symmetric=symmetric)
     return _in_groups(quantise, bits, group, zeros=not symmetric)
 
@@ -72,6 +74,9 @@ def _in_groups(
     zeros: bool = False,
     levels: int = 0,
 ) -> Quantizer:
+    if group < 1:
+        raise ValueError(f"group must be at least 1, got {group}")
+
     def counts(shape: tuple[int, int], dtype: torch.dtype) -> tuple[int, int]:
         out, into = shape
         groups = out * -(-into // group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..metrics import activation_scale, euclidean, fisher, second_moment
 from ..quantizers import round_to_nearest, to_normal_float
 from ..registry import Paper, Recipe, method
-from ..rewrites import compensation, fresh, truncation
+from ..rewrites import Family, any_of, compensation, fresh, only, truncation
 
 REPAIRED = ("quantises", "compensates")
 
@@ -21,10 +21,10 @@ REPAIRED = ("quantises", "compensates")
     area="quantize",
     laws=("quantises",),
 )
-def qlora(bits: int = 4, group: int = 64, double: bool = True) -> Recipe:
+def qlora(bits: int = 4, group: int = 64, rank: int = 64, double: bool = True) -> Recipe:
     """NF4 weights, their scales quantised too, and a LoRA pair that trains; needs no data."""
     return Recipe(
-        compensation(to_normal_float(bits, group, double), fresh()), rank=64, train_rewritten=True
+        compensation(to_normal_float(bits, group, double), fresh()), rank=rank, train_rewritten=True
     )
 
 
@@ -38,10 +38,10 @@ def qlora(bits: int = 4, group: int = 64, double: bool = True) -> Recipe:
     area="quantize",
     laws=REPAIRED,
 )
-def loftq(bits: int = 4, group: int = 64, rounds: int = 5) -> Recipe:
+def loftq(bits: int = 4, group: int = 64, rank: int = 16, rounds: int = 5) -> Recipe:
     """Quantisation to normal floats and the SVD of what it loses, in turn; the factors train."""
     family = compensation(to_normal_float(bits, group), truncation(euclidean()), rounds)
-    return Recipe(family, rank=16, train_rewritten=True)
+    return Recipe(family, rank=rank, train_rewritten=True)
 
 
 @method(
@@ -49,19 +49,36 @@ def loftq(bits: int = 4, group: int = 64, rounds: int = 5) -> Recipe:
         "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition for Efficient Language Model "
         "Finetuning",
         "2311.12023",
-        "algorithm 1 and section 3.3: Fisher weights by their rows' and columns' means",
-        "the best of the rounds is kept; bits are one for all sites",
+        "algorithm 1; section 3.2, the integer program over bits and blocks; section 3.3, Fisher "
+        "weights by their rows' and columns' means",
+        "the best of the rounds is kept; with a budget the program compares the errors of the "
+        "first round; second-level constants are one setting, as in qlora",
     ),
     area="quantize",
     laws=REPAIRED,
 )
 def lq_lora(
-    bits: int = 4, group: int = 64, rounds: int = 20, double: bool = True, weighted: bool = True
+    bits: int | None = 4,
+    group: int = 64,
+    rank: int = 64,
+    rounds: int = 20,
+    double: bool = True,
+    weighted: bool = True,
 ) -> Recipe:
-    """LoftQ's alternation with errors weighed by the Fisher information; the factors train."""
-    measure = fisher() if weighted else euclidean()
-    family = compensation(to_normal_float(bits, group, double), truncation(measure), rounds)
-    return Recipe(family, rank=64, train_rewritten=True)
+    """LoftQ's alternation with errors weighed by the Fisher information; the factors train.
+
+    bits: 2 to 8 at every site; None: 2, 3, 4 or 8 with groups of 16, 32 or 64, chosen for each
+    site by an integer program under `size` or `keep`, at one `rank`.
+    """
+    truncated = truncation(fisher() if weighted else euclidean())
+
+    def at(bits: int, group: int) -> Family:
+        return compensation(to_normal_float(bits, group, double), truncated, rounds)
+
+    if bits is not None:
+        return Recipe(at(bits, group), rank=rank, train_rewritten=True)
+    choices = {f"{b} bits by {g}": only(at(b, g), rank) for b in (2, 3, 4, 8) for g in (16, 32, 64)}
+    return Recipe(any_of(choices), allocate="ilp", train_rewritten=True)
 
 
 @method(
@@ -75,10 +92,10 @@ def lq_lora(
     area="quantize",
     laws=REPAIRED,
 )
-def lqer(bits: int = 4, group: int = 64, scaled: bool = True) -> Recipe:
+def lqer(bits: int = 4, group: int = 64, rank: int = 32, scaled: bool = True) -> Recipe:
     """The SVD of what rounding loses, weighed by the inputs' mean magnitudes where `scaled`."""
     measure = activation_scale(1.0) if scaled else euclidean()
-    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=32)
+    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=rank)
 
 
 @method(
@@ -92,7 +109,7 @@ def lqer(bits: int = 4, group: int = 64, scaled: bool = True) -> Recipe:
     area="quantize",
     laws=REPAIRED,
 )
-def qera(bits: int = 4, group: int = 64, exact: bool = True) -> Recipe:
+def qera(bits: int = 4, group: int = 64, rank: int = 32, exact: bool = True) -> Recipe:
     """The low-rank matrix that best repairs the outputs; not `exact`: with uncorrelated inputs."""
     measure = second_moment() if exact else activation_scale(1.0, of="rms")
-    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=32)
+    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=rank)

@@ -90,6 +90,9 @@ class _Registry(Mapping[str, Method]):
 
 METHODS = _Registry()
 
+#: The verb that takes the methods of an area.
+_VERBS = {"compress": "compress", "quantize": "quantize", "adapt": "adapt", "train": "factorize"}
+
 
 def method(
     paper: Paper,
@@ -121,6 +124,10 @@ def find_method(key: str, area: str | None = None) -> Method:
     """The method of that key; ValueError with the nearest names if there is none in `area`."""
     known = {k: m for k, m in METHODS.items() if area is None or m.area == area}
     if key not in known:
+        if key in METHODS and (verb := _VERBS.get(METHODS[key].area)):
+            raise ValueError(
+                f"{key!r} is a method of area {METHODS[key].area!r}: call corank.{verb}"
+            )
         raise unknown("method" if area is None else f"{area} method", key, known)
     return known[key]
 

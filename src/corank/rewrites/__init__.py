@@ -1,6 +1,7 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
 from .adapting import Delta, between, plus, split, zero_low_rank
+from .choosing import any_of, only
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .fresh import fresh
@@ -20,6 +21,7 @@ __all__ = [
     "Triples",
     "Unit",
     "all_triples",
+    "any_of",
     "between",
     "by_site",
     "compensation",
@@ -27,6 +29,7 @@ __all__ = [
     "fresh",
     "leading",
     "menu_of_ranks",
+    "only",
     "plus",
     "quantisation",
     "rooted",

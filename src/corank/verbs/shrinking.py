@@ -60,17 +60,20 @@ def shrink(
 ) -> Report:
     """Rewrite the targeted weights, in place, by a method of the area `verb`."""
     told = options.progress or (lambda stage, fraction: None)
-    recipe: Recipe = find_method(method, verb).recipe(params)
+    registered, rank = find_method(method, verb), options.rank
+    if rank is not None and "rank" in registered.parameters:
+        params, rank = params | {"rank": rank}, None
+    recipe: Recipe = registered.recipe(params)
     recipe = replace(recipe, cascade=options.cascade or recipe.cascade)
     every, left_out = survey(model, options.seed)
     sites = choose_sites(every, left_out, options.targets)
     refused = {r.name: r.reason for r in left_out}
     seconds = {"calibration": 0.0, "factorisation": 0.0, "healing": 0.0}
-    budget: dict[str, Any] = {"keep": options.keep, "size": options.size, "rank": options.rank}
+    budget: dict[str, Any] = {"keep": options.keep, "size": options.size, "rank": rank}
     allocate = options.allocate
     report = Report(
         verb, method,
-        parameters=params | budget | {"seed": options.seed, "cascade": recipe.cascade,
+        parameters=budget | params | {"seed": options.seed, "cascade": recipe.cascade,
                                       "allocate": allocate or recipe.allocate},
         refused=refused, seconds=seconds, versions=versions(),
     )  # fmt: skip

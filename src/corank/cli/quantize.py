@@ -1,0 +1,29 @@
+"""`corank quantize`: a model's weights in few bits, with low-rank factors beside them or not."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import options, shrinking
+
+
+def add(commands: Any) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("quantize", help="store weights in few bits, and report the cost")
+    budget = parser.add_mutually_exclusive_group()
+    shrinking.add_arguments(parser, budget)
+    parser.add_argument("--bits", type=int, metavar="B", help="of each code, 2 to 8")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Quantise, save, measure, report."""
+    from ..verbs import quantize
+
+    parameters = options.parse_parameters(arguments.set)
+    if arguments.bits is not None:
+        if "bits" in parameters:
+            raise ValueError("--bits and --set bits=: give one of them")
+        parameters["bits"] = arguments.bits
+    return shrinking.run(quantize, arguments, parameters)

@@ -1,0 +1,98 @@
+"""Error feedback against GPTQ and GPFQ as their papers write them, column by column."""
+
+import pytest
+import torch
+
+from corank.errors import SiteError
+from corank.models import Site
+from corank.operators import quantise_uniform
+from corank.quantizers import error_feedback, greedy_paths, round_to_nearest
+
+OUT, IN, GROUP, BITS = 6, 20, 8, 3
+
+
+def inputs(rows=60):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, IN, generator=g, dtype=torch.float64)
+    return x @ torch.randn(IN, IN, generator=g, dtype=torch.float64)
+
+
+def weight():
+    return torch.randn(OUT, IN, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def site(x):
+    made = Site("layer", "q", 0, (OUT, IN), False, "linear")
+    made.stats = {"gram": x.mT @ x / len(x)}
+    return made
+
+
+def nearest_on(grid, column):
+    """The grid's nearest value to each number of a column (OUT,)."""
+    steps = torch.arange(2**BITS)[None] - grid.zero.double()  # (OUT, codes)
+    values = steps * grid.scale
+    return values.gather(1, (values - column[:, None]).abs().argmin(1, keepdim=True))[:, 0]
+
+
+def test_error_feedback_is_gptq_by_the_inverse_hessian():
+    x, w = inputs(), weight()
+    gram = x.mT @ x / len(x)
+    gram = gram + 0.01 * gram.diagonal().mean() * torch.eye(IN)
+    root = torch.linalg.cholesky(torch.linalg.inv(gram), upper=True)  # GPTQ's algorithm 1
+    left, made = w.clone(), torch.zeros_like(w)
+    for t in range(IN):
+        if t % GROUP == 0:
+            grid = quantise_uniform(left[:, t : t + GROUP], BITS, GROUP, symmetric=False)
+        made[:, t] = nearest_on(grid, left[:, t])
+        error = (left[:, t] - made[:, t]) / root[t, t]
+        left[:, t:] -= error[:, None] * root[t, t:]
+    found = error_feedback(BITS, GROUP)(w, site(x)).dense()
+    torch.testing.assert_close(found, made)
+
+
+def test_greedy_paths_is_gpfq_on_the_data():
+    x, w = inputs(), weight()
+    path, made = torch.zeros(len(x), OUT, dtype=torch.float64), torch.zeros_like(w)
+    for t in range(IN):
+        if t % GROUP == 0:  # fitted to what the columns would be were none of them rounded
+            block, ahead = w[:, t : t + GROUP].clone(), path.clone()
+            for k in range(block.shape[1]):
+                column = x[:, t + k]
+                block[:, k] += column @ ahead / column.square().sum()
+                ahead += torch.outer(column, w[:, t + k] - block[:, k])
+            grid = quantise_uniform(block, BITS, GROUP, symmetric=False)
+        column = x[:, t]
+        wanted = w[:, t] + column @ path / column.square().sum()
+        made[:, t] = nearest_on(grid, wanted)
+        path += torch.outer(column, w[:, t] - made[:, t])
+    torch.testing.assert_close(greedy_paths(BITS, GROUP)(w, site(x)).dense(), made)
+
+
+@pytest.mark.parametrize("make", [error_feedback, greedy_paths])
+def test_without_correlation_both_are_rounding(make):
+    w, plain = weight(), site(inputs())
+    plain.stats = {"gram": torch.eye(IN)}
+    expected = round_to_nearest(BITS, GROUP)(w, plain).dense()
+    torch.testing.assert_close(make(BITS, GROUP)(w, plain).dense(), expected)
+
+
+@pytest.mark.parametrize("make", [error_feedback, greedy_paths])
+def test_inputs_that_never_fire_do_not_disturb(make):
+    x = inputs()
+    x[:, 3] = 0
+    found = make(BITS, GROUP)(weight(), site(x)).dense()
+    assert found.isfinite().all()
+
+
+def test_a_singular_moment_without_a_ridge_is_refused_with_the_remedy():
+    x = inputs()
+    x[:, 3] = 0
+    with pytest.raises(SiteError, match=r"layer .*ridge"):
+        error_feedback(BITS, GROUP, ridge=0.0)(weight(), site(x))
+
+
+def test_an_embedding_has_no_columns_that_read_one_another():
+    made = Site("table", "embed", None, (OUT, IN), False, "embedding")
+    made.stats = {"row_counts": torch.ones(OUT)}
+    with pytest.raises(SiteError, match=r"table .*embedding"):
+        error_feedback(BITS, GROUP)(weight(), made)

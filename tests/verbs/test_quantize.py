@@ -1,0 +1,92 @@
+"""`corank.quantize` on whole models: bytes, budgets, what trains, what is written."""
+
+import copy
+
+import pytest
+import torch
+
+import corank
+from corank.calibration.outputs import outputs
+from corank.models import find_sites, read
+from corank.operators import LowRank, Quantised
+from corank.registry import METHODS
+
+from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
+
+KEYS = [m.key for m in corank.methods("quantize") if "quantises" in m.laws]
+TRAINED = ["qlora", "loftq", "lq_lora"]
+
+
+def with_rank(key):
+    return {} if METHODS[key].recipe({}).rank is None else {"rank": 4}
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_bert], ids=["llama", "bert"])
+@pytest.mark.parametrize("key", KEYS)
+def test_every_method_quantises_a_whole_model(key, build, tmp_path):
+    model = build()
+    before = outputs(model, tokens(1))
+    planned = corank.quantize(copy.deepcopy(model), key, bits=4, dry_run=True, **with_rank(key))
+    report = corank.quantize(model, key, bits=4, data=tokens(), **with_rank(key))
+    assert planned.totals["bytes_after"] == report.totals["bytes_after"]
+    assert report.totals["model_bytes_after"] == sum(
+        t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())
+    )
+    codes = [q for s in find_sites(model) for q in read(model, s).modules()
+             if isinstance(q, Quantised) and q.bits == 4]  # fmt: skip
+    assert len(codes) == len(report.sites)
+    assert not any(p.requires_grad for q in codes for p in q.parameters())
+    for now, then in zip(outputs(model, tokens(1)), before, strict=True):
+        assert (now - then).norm() < 0.3 * then.norm()
+    corank.save(model, tmp_path)
+    again = outputs(type(model).from_pretrained(tmp_path), tokens(1))
+    assert all(map(torch.equal, again, outputs(model, tokens(1))))
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_for_fine_tuning_the_factors_train_and_nothing_else(key):
+    model = tiny_llama()
+    corank.quantize(model, key, rank=2, data=tokens())
+    factors = {id(p) for m in model.modules() if isinstance(m, LowRank) for p in m.parameters()}
+    assert factors == {id(p) for p in model.parameters() if p.requires_grad}
+    model(**tokens(1)[0], labels=tokens(1)[0]["input_ids"]).loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_budget_in_bytes_is_met_from_below_and_spent_on_ranks():
+    reached = []
+    for keep in (0.25, 0.35, 0.5):
+        model = tiny_mlp()
+        report = corank.quantize(model, "qera", bits=3, group=16, keep=keep, data=vectors())
+        assert report.totals["bytes_after"] <= keep * report.totals["bytes_before"]
+        reached.append(report.totals["bytes_after"])
+    assert reached == sorted(set(reached))
+
+
+def test_bits_are_chosen_site_by_site_under_one_budget():
+    model = tiny_mlp()
+    with torch.no_grad():
+        model[0].weight *= 100  # its errors cost most, so it is to get more bits
+    report = corank.quantize(model, "lq_lora", bits=None, rank=2, weighted=False, keep=0.31)
+    first, second = (next(q for q in m.modules() if isinstance(q, Quantised) and q.bits < 9)
+                     for m in (model[0], model[2]))  # fmt: skip
+    assert report.totals["bytes_after"] <= 0.31 * report.totals["bytes_before"]
+    assert first.bits > second.bits
+
+
+def test_what_cannot_be_is_refused_with_the_remedy():
+    model = tiny_mlp()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"method of area 'quantize': call corank\.quantize"):
+        corank.compress(model, "gptq", keep=0.5)
+    with pytest.raises(ValueError, match="bits must be 2, 3"):
+        corank.quantize(model, "round_to_nearest", bits=9)
+    with pytest.raises(ValueError, match="group must be at least 1"):
+        corank.quantize(model, "round_to_nearest", group=0)
+    with pytest.raises(ValueError, match="needs calibration data"):
+        corank.quantize(model, "gptq")
+    with pytest.raises(ValueError, match="smallest reachable"):
+        corank.quantize(model, "lqer", scaled=False, keep=0.01)
+    with pytest.raises(ValueError, match="no ranks to round"):
+        corank.quantize(model, "round_to_nearest", keep=0.5, round_to=8)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
