@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import corank
+from corank.operators import Quantised
 
 from ..adapters import test_laws as laws
 from ..factorize import test_laws as factorized_laws
@@ -52,6 +53,13 @@ def test_the_page_on_pretraining_runs(tmp_path, monkeypatch, capsys):
     whole, resumed = (names[name].model.state_dict() for name in ("whole", "resumed"))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert "sltrain" in capsys.readouterr().out
+
+
+def test_the_page_on_quantisation_runs(tmp_path, monkeypatch):
+    names = run_page("quantize.md", tmp_path, monkeypatch)
+    assert any(isinstance(m, Quantised) for m in names["again"].modules())
+    assert names["report"].totals["bytes_after"] <= 0.5 * names["report"].totals["bytes_before"]
+    assert names["trained"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")

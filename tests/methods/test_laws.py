@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from corank.operators import Quantised
+from corank.operators import Quantised, normal_float, quantise_codebook
 from corank.registry import METHODS
 from corank.rewrites import Unit, spectrum
 
@@ -194,6 +194,35 @@ def test_making_good_beats_rounding_each_number_by_itself(method):
         losses = [float(metric.loss(weight - r.family.build(given, 0)[0].dense()))
                   for r in (recipe, plain)]  # fmt: skip
         assert losses[0] < losses[1]
+
+
+ALTERNATING = [m for m in COMPRESSES if "rounds" in m.parameters]
+
+
+@pytest.mark.parametrize("method", ALTERNATING, ids=[m.key for m in ALTERNATING])
+def test_more_rounds_fit_better_and_never_worse(method):
+    losses = []
+    for rounds in (1, 2, 8):
+        recipe = method.recipe({"bits": 2, "group": 16, "rounds": rounds})
+        given = of(recipe, (24, 64))
+        error = given.ops[0].dense() - recipe.family.build(given, 8)[0].dense()
+        losses.append(float(measure(recipe, given).loss(error)))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+
+
+def test_loftq_equals_its_own_algorithm_done_literally():
+    recipe = METHODS["loftq"].recipe({"bits": 2, "group": 16, "rounds": 2})
+    given = of(recipe, (24, 64))
+    weight = given.ops[0].dense()
+    low, tried = torch.zeros_like(weight), []
+    for _ in range(2):
+        coarse = quantise_codebook(weight - low, normal_float(2), 16).dense()
+        u, s, vh = torch.linalg.svd(weight - coarse, full_matrices=False)
+        low = u[:, :8] * s[:8] @ vh[:8]
+        tried.append(coarse + low)
+    best = min(tried, key=lambda made: float((weight - made).norm()))
+    torch.testing.assert_close(recipe.family.build(given, 8)[0].dense(), best)
 
 
 SAME_MINIMISER = [("svd_llm", "svd_llm_v2"), ("afm", "lord"), ("afm", "rom"), ("svd", "welore"),
