@@ -12,7 +12,7 @@ from corank.models import find_sites
 from tests.calibration.oracles import inputs_of, padded_batches
 from tests.models.families import make
 
-NEEDS = {"gram", "mean", "abs_mean", "square_mean"}
+NEEDS = {"gram", "mean", "abs_mean", "abs_max", "square_mean"}
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "qwen2"])
@@ -25,6 +25,7 @@ def test_statistics_equal_a_loop_over_tokens(family: str) -> None:
         assert site.stats["tokens"] == len(tokens) == 3 * 18
         gram = sum(torch.outer(x, x) for x in tokens) / len(tokens)
         torch.testing.assert_close(site.stats["gram"].double(), gram, rtol=1e-5, atol=1e-6)
+        assert torch.equal(site.stats["abs_max"].double(), torch.stack(tokens).abs().amax(0))
         for name, f in (
             ("mean", lambda x: x),
             ("abs_mean", torch.abs),

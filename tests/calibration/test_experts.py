@@ -63,11 +63,13 @@ def test_an_expert_without_tokens_gets_the_pooled_statistics() -> None:
         lambda _, args: hidden.append(args[1])
     )
     sites = [s for s in find_sites(model, "mlp") if s.kind == "expert" and s.layer == 0]
-    notes = collect(model, sites, {"gram"}, data)
+    notes = collect(model, sites, {"gram", "abs_max"}, data)
     assert all(int(chosen.max()) < 3 for chosen in hidden)
     up = [s for s in sites if "gate_up" in s.name]
     assert up[3].stats["tokens"] == 0
     total = sum(s.stats["tokens"] for s in up)
     assert total == 2 * 36
     assert up[3].stats["gram"].shape == (32, 32)
+    largest = torch.stack([s.stats["abs_max"] for s in up[:3]]).amax(0)
+    assert torch.equal(up[3].stats["abs_max"], largest)
     assert any("3 (0)" in note for note in notes)

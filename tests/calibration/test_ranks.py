@@ -11,7 +11,7 @@ from tests.calibration.oracles import padded_batches
 from tests.models.families import make
 from tests.processes import in_two_processes
 
-NEEDS = {"gram", "abs_mean", "fisher", "output_gram"}
+NEEDS = {"gram", "abs_max", "abs_mean", "fisher", "output_gram"}
 
 
 def everything() -> dict[str, Any]:

@@ -18,6 +18,7 @@ def statistics(out: int, into: int, seed: int = 0) -> dict[str, torch.Tensor]:
         "gram": x.mT @ x / len(x),
         "mean": x.mean(0),
         "abs_mean": x.abs().mean(0),
+        "abs_max": x.abs().amax(0),
         "square_mean": x.square().mean(0),
         "output_gram": y.mT @ y / len(y),
         "fisher": torch.rand(out, into, generator=g).double() ** 4 + 1e-3,

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from corank.operators import Quantised, normal_float, quantise_codebook
+from corank.operators import Quantised, normal_float, quantise_codebook, quantise_uniform
 from corank.registry import METHODS
 from corank.rewrites import Unit, spectrum
 
@@ -147,10 +147,9 @@ def test_compensating_beats_what_it_compensates_the_more_the_higher_the_rank(met
     def loss(rank):
         return float(metric.loss(weight - recipe.family.build(given, rank)[0].dense()))
 
-    alone = float(metric.loss(weight - recipe.family.build(given, 1)[0].operators[0].dense()))
-    losses = [alone, *map(loss, (1, 4, min(shape)))]
+    losses = [loss(rank) for rank in (0, 1, 4, min(shape))]
     assert losses == sorted(losses, reverse=True)
-    assert losses[1] < alone
+    assert losses[1] < losses[0]
     assert losses[-1] < 1e-6 * float(metric.loss(weight))
 
 
@@ -209,6 +208,44 @@ def test_more_rounds_fit_better_and_never_worse(method):
         losses.append(float(measure(recipe, given).loss(error)))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
+
+
+def test_awq_equals_its_own_search_done_literally():
+    recipe = METHODS["awq"].recipe({"bits": 3, "group": 16, "points": 4})
+    given = of(recipe, (24, 64))
+    weight, stats = given.ops[0].dense(), given.sites[0].stats
+    tried = []
+    for alpha in (0, 0.25, 0.5, 0.75):
+        s = stats["abs_mean"] ** alpha
+        s = s / (s.max() * s.min()).sqrt()
+        tried.append(quantise_uniform(weight * s, 3, 16, symmetric=False).dense() / s)
+
+    def error(made):
+        return float(((weight - made) @ stats["gram"] * (weight - made)).sum())
+
+    best = min(tried, key=error)
+    assert error(best) < error(tried[0])
+    torch.testing.assert_close(recipe.family.build(given, 0)[0].dense(), best)
+
+
+def test_svdquant_equals_its_own_recipe_done_literally():
+    recipe = METHODS["svdquant"].recipe({"bits": 3, "group": 16, "points": 2})
+    given = of(recipe, (24, 64))
+    weight, stats = given.ops[0].dense(), given.sites[0].stats
+    tried = []
+    for alpha in (0, 0.5, 1):
+        s = stats["abs_max"] ** alpha / weight.abs().amax(0) ** (1 - alpha)
+        s = s / (s.max() * s.min()).sqrt()
+        u, d, vh = torch.linalg.svd(weight * s, full_matrices=False)
+        low = u[:, :4] * d[:4] @ vh[:4]
+        rest = quantise_uniform(weight * s - low, 3, 16, symmetric=False).dense()
+        tried.append((low + rest) / s)
+
+    def error(made):
+        return float(((weight - made) @ stats["gram"] * (weight - made)).sum())
+
+    best = min(tried, key=error)
+    torch.testing.assert_close(recipe.family.build(given, 4)[0].dense(), best)
 
 
 def test_loftq_equals_its_own_algorithm_done_literally():

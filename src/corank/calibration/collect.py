@@ -33,7 +33,8 @@ def collect(
     """Fill `site.stats` of every site with `needs`, in one pass over the data.
 
     Of the inputs x (n,) of a site, padding left out, n being its columns:
-      "gram" E[x x^T] (n, n), "mean" E[x] (n,), "abs_mean" E|x| (n,), "square_mean" E[x^2] (n,).
+      "gram" E[x x^T] (n, n), "mean" E[x] (n,), "abs_mean" E|x| (n,), "square_mean" E[x^2] (n,),
+      "abs_max" max|x| (n,).
     Of its outputs y (m,) and weight W (m, n), for the loss L of one sample (see `losses`):
       "output_gram" E[g g^T] (m, m), g = dL/dy per row; "fisher" mean over samples of (dL/dW)^2
       (m, n); "gradient" mean over samples of dL/dW (m, n).

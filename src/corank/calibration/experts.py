@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -93,7 +94,8 @@ def fill_up(sites: list[Site], notes: list[str]) -> None:
 
     Few is fewer rows N than the input has features n, when the Gram cannot have full rank. Such an
     expert's means become (N own + (n - N) pooled) / n, where pooled is the mean over all rows of
-    the same projection's collected experts. "tokens" stays N; "fisher", "gradient" stay as found.
+    the same projection's collected experts, and its "abs_max" the largest of theirs. "tokens" stays
+    N; "fisher", "gradient" stay as found.
 
     Raises: SiteError if no token reached any of the collected experts of a module.
     """
@@ -117,6 +119,8 @@ def fill_up(sites: list[Site], notes: list[str]) -> None:
             pooled[name] = sum(shares[1:], shares[0])
         for site in few:
             own = seen[site.name] / site.shape[1]
+            if "abs_max" in site.stats:
+                site.stats["abs_max"] = torch.stack([s.stats["abs_max"] for s in group]).amax(0)
             for name in names:
                 mixed = pooled[name] * (1 - own)
                 site.stats[name] = mixed + site.stats[name] * own if own else mixed

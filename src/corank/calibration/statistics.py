@@ -11,7 +11,9 @@ from torch import Tensor
 from ..linalg import GramAccumulator
 
 #: What a pass without gradients can gather.
-INPUT_NEEDS = frozenset({"gram", "mean", "abs_mean", "square_mean", "row_counts", "tokens"})
+INPUT_NEEDS = frozenset(
+    {"gram", "mean", "abs_mean", "abs_max", "square_mean", "row_counts", "tokens"}
+)
 #: What needs a loss and a backward pass.
 LOSS_NEEDS = frozenset({"fisher", "gradient", "output_gram"})
 
@@ -22,7 +24,8 @@ _CHUNK = 4096
 class InputStatistics:
     """The statistics of one input, shared by all sites that read it. Sums are float64.
 
-    gram: E[x x^T] (n, n); mean: E[x] (n,); abs_mean: E|x| (n,); square_mean: E[x^2] (n,).
+    gram: E[x x^T] (n, n); mean: E[x] (n,); abs_mean: E|x| (n,); square_mean: E[x^2] (n,);
+    abs_max: max|x| (n,).
     rows: rows x (n,) added so far; calls: how often rows were added.
     """
 
@@ -36,6 +39,7 @@ class InputStatistics:
             for name in ("mean", "abs_mean", "square_mean")
             if name in needs
         }
+        self.largest = torch.zeros(n, device=device) if "abs_max" in needs else None
 
     def add(self, rows: Tensor) -> None:
         """Add finite `rows` (R, n)."""
@@ -43,6 +47,8 @@ class InputStatistics:
         self.rows += rows.shape[0]
         if self.gram is not None:
             self.gram.add(rows)
+        if self.largest is not None and len(rows):
+            self.largest = torch.maximum(self.largest, rows.abs().amax(0).float())
         exact = rows.double() if self.sums else rows
         if "mean" in self.sums:
             self.sums["mean"] += exact.sum(0)
@@ -55,6 +61,8 @@ class InputStatistics:
         """Sum over the ranks of torch.distributed. Collective."""
         for total in (self.rows, *self.sums.values()):
             dist.all_reduce(total)
+        if self.largest is not None:
+            dist.all_reduce(self.largest, dist.ReduceOp.MAX)
         if self.gram is not None:
             self.gram.all_reduce()
 
@@ -63,6 +71,8 @@ class InputStatistics:
         found: dict[str, Tensor | float] = {"tokens": float(self.rows)}
         if self.gram is not None:
             found["gram"] = self.gram.second_moment()
+        if self.largest is not None:
+            found["abs_max"] = self.largest
         for name, total in self.sums.items():
             found[name] = (total / self.rows).float()
         return found
@@ -96,6 +106,8 @@ class RowCounts:
         found["row_counts"] = self.counts.float()
         for name in self.needs & {"mean", "abs_mean", "square_mean"}:
             found[name] = (self.counts / self.rows).float()
+        if "abs_max" in self.needs:
+            found["abs_max"] = (self.counts > 0).float()
         return found
 
 

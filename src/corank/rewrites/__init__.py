@@ -8,6 +8,7 @@ from .fresh import fresh
 from .menu import Menu, Size, menu_of_ranks
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
+from .smoothing import smoothing
 from .truncation import spectrum, truncation
 from .utilised import utilised
 
@@ -33,6 +34,7 @@ __all__ = [
     "plus",
     "quantisation",
     "rooted",
+    "smoothing",
     "spectrum",
     "split",
     "trailing",

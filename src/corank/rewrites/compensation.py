@@ -14,18 +14,21 @@ from .menu import Menu, menu_of_ranks
 from .rewrite import Counts, Family, Unit
 
 
-def compensation(first: Quantizer, second: Family, rounds: int = 1) -> Family:
+def compensation(
+    first: Quantizer, second: Family, rounds: int = 1, repair_first: bool = False
+) -> Family:
     """W -> Q + L, where Q quantises W and L, of the rank asked for, repairs W - Q.
 
     In further `rounds` Q quantises W - L, and L repairs anew; the best of the pairs in the measure
-    of `second` is kept. Rank 0 is Q alone. Where a site has an original beside its operator, the
+    of `second` is kept. `repair_first`: L is fitted to W before Q is to W - L, in every round. Rank
+    0 is Q alone. Where a site has an original beside its operator, the
     operator is what an earlier rewrite made of it, so it stays as Q, and W is the original's.
 
     The errors of the menu are those of the first round.
     """
     return Family(
         menu=partial(_menu, first, second),
-        build=partial(_build, first, second, rounds),
+        build=partial(_build, first, second, rounds, repair_first),
         counts=partial(_counts, first, second),
         measure=second.measure,
         needs=first.needs | second.needs,
@@ -52,9 +55,10 @@ def _is_repaired_only(site: Site) -> bool:
 
 
 def _less(unit: Unit, ops: list[Operator]) -> Unit:
-    """W less those operators."""
-    left = [w - op.dense().detach().to(w) for w, op in zip(_wanted(unit), ops, strict=True)]
-    return Unit(unit.sites, [Dense(w) for w in left])
+    """W less those operators, or W itself where there are none."""
+    wanted = _wanted(unit)
+    left = [w - op.dense().detach().to(w) for w, op in zip(wanted, ops, strict=bool(ops))]
+    return Unit(unit.sites, [Dense(w) for w in (left or wanted)])
 
 
 def _counts(first: Quantizer, second: Family, unit: Unit, size: int) -> list[Counts]:
@@ -76,25 +80,34 @@ def _menu(first: Quantizer, second: Family, unit: Unit) -> Menu:
     return menu_of_ranks(ranks, costs, spectrum)
 
 
-def _build(first: Quantizer, second: Family, rounds: int, unit: Unit, size: int) -> list[Operator]:
+def _build(
+    first: Quantizer, second: Family, rounds: int, repair_first: bool, unit: Unit, size: int
+) -> list[Operator]:
     coarse, lost = _split(first, unit)
     if size == 0:
         return coarse
+    if repair_first:
+        lost = _less(unit, [])
     least, best = math.inf, coarse
     for i in range(rounds):
         repairs = second.build(lost, size)
+        if repair_first:
+            coarse, lost = _around(first, unit, repairs)
         pairs: list[Operator] = [q + low for q, low in zip(coarse, repairs, strict=True)]
         if rounds == 1:
             return pairs
         if (loss := _loss(second, _less(unit, pairs))) < least:
             least, best = loss, pairs
-        if i + 1 < rounds:
-            rest = _less(unit, repairs)
-            coarse = [
-                first(op.dense(), site) for site, op in zip(rest.sites, rest.ops, strict=True)
-            ]
-            lost = _less(unit, coarse)
+        if not repair_first and i + 1 < rounds:
+            coarse, lost = _around(first, unit, repairs)
     return best
+
+
+def _around(first: Quantizer, unit: Unit, repairs: list[Operator]) -> tuple[list[Operator], Unit]:
+    """Q of W - L, and W - Q."""
+    rest = _less(unit, repairs)
+    coarse = [first(op.dense(), site) for site, op in zip(rest.sites, rest.ops, strict=True)]
+    return coarse, _less(unit, coarse)
 
 
 def _loss(second: Family, error: Unit) -> float:

@@ -1,0 +1,83 @@
+"""Columns scaled so that quantisation hurts less, and scaled back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from torch import Tensor
+
+from ..metrics import euclidean, second_moment
+from ..quantizers import round_to_nearest
+from ..registry import Paper, Recipe, method
+from ..rewrites import compensation, quantisation, smoothing, truncation
+
+_LEAST = 1e-4  # of the largest scale: a channel that never fires cannot be scaled back from zero
+
+
+def _by_activations(points: int) -> Callable[..., Iterator[Tensor]]:
+    def scales(weight: Tensor, stats: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        size = _floored(stats["abs_mean"])
+        for i in range(points):
+            yield _centred(size ** (i / points))
+
+    return scales
+
+
+def _between(points: int) -> Callable[..., Iterator[Tensor]]:
+    def scales(weight: Tensor, stats: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        inputs, columns = _floored(stats["abs_max"]), _floored(weight.abs().amax(0))
+        for i in range(points + 1):
+            alpha = i / points
+            yield _centred(inputs**alpha / columns.to(inputs) ** (1 - alpha))
+
+    return scales
+
+
+def _floored(size: Tensor) -> Tensor:
+    return size.clamp_min(max(float(size.max()), 1e-30) * _LEAST)
+
+
+def _centred(scale: Tensor) -> Tensor:
+    return scale / (scale.max() * scale.min()).sqrt()
+
+
+@method(
+    Paper(
+        "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
+        "2306.00978",
+        "section 3.2, equations 4 and 5: the exponent of the mean magnitudes by grid search",
+        "each layer's output error is searched, not its block's; the inverse scales stay beside "
+        "the codes, not folded into the layer before; weights are not clipped",
+    ),
+    area="quantize",
+    laws=("quantises", "beats_rounding"),
+)
+def awq(bits: int = 4, group: int = 64, points: int = 20) -> Recipe:
+    """Columns that read large inputs are scaled up before rounding, by the best of `points`."""
+    scales, error = _by_activations(points), second_moment()
+    inner = quantisation(round_to_nearest(bits, group))
+    return Recipe(smoothing(inner, scales, error, frozenset({"abs_mean"})))
+
+
+@method(
+    Paper(
+        "SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models",
+        "2411.05007",
+        "section 4.2: smoothing, then the SVD's leading part in floats and the rest in codes, "
+        "refined in turn with the best kept",
+        "activations stay in floats; the refinement keeps what is nearest as a matrix, and the "
+        "smoothing what errs least at the outputs; the inverse scales stay beside the codes",
+    ),
+    area="quantize",
+    laws=("quantises", "compensates"),
+)
+def svdquant(
+    bits: int = 4, group: int = 64, rank: int = 32, rounds: int = 1, points: int = 10
+) -> Recipe:
+    """Outliers are shifted from inputs to weights, and a low-rank branch takes them from there."""
+    repaired = compensation(
+        round_to_nearest(bits, group), truncation(euclidean()), rounds, repair_first=True
+    )
+    scales = _between(points)
+    family = smoothing(repaired, scales, second_moment(), frozenset({"abs_max"}))
+    return Recipe(family, rank=rank)

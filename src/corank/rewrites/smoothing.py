@@ -1,0 +1,72 @@
+"""Columns scaled before a rewrite, and scaled back by the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import SiteError
+from ..metrics import Measure
+from ..models import Site
+from ..operators import Dense, Diagonal, Operator, Product
+from .menu import Menu
+from .rewrite import Counts, Family, Unit
+
+#: The scales (in,) to try for a weight (out, in) with these statistics, all above 0.
+Scales = Callable[[Tensor, Mapping[str, Tensor]], Iterable[Tensor]]
+
+
+def smoothing(inner: Family, scales: Scales, measure: Measure, needs: frozenset[str]) -> Family:
+    """W -> inner(W diag(s)) diag(1/s), with the s of `scales` that errs least in `measure`.
+
+    `inner` sees the statistics that inputs x / s have. `needs` are those that `scales` reads. The
+    menu is that of `inner` without scales, with the bytes of one added.
+    """
+
+    def build(unit: Unit, size: Any) -> list[Operator]:
+        return [_best(site, op, size) for site, op in zip(unit.sites, unit.ops, strict=True)]
+
+    def _best(site: Site, op: Operator, size: Any) -> Operator:
+        if site.kind == "embedding":
+            raise SiteError(
+                site.where, "an embedding reads no inputs that could be scaled",
+                "Leave it out of the targets",
+            )  # fmt: skip
+        weight = op.dense().detach()
+        metric, tried = measure(site.stats), []
+        for s in scales(weight, site.stats):
+            scale = s.to(weight)
+            scaled = Unit([_with_inputs_over(scale, site)], [Dense(weight * scale)])
+            made = Product(inner.build(scaled, size)[0], Diagonal(1 / scale))
+            tried.append((float(metric.loss(weight - made.dense().detach())), made))
+        return min(tried, key=lambda pair: pair[0])[1]
+
+    def counts(unit: Unit, size: Any) -> list[Counts]:
+        return [
+            (numel + op.shape[1], bytes_ + op.shape[1] * op.dtype.itemsize)
+            for op, (numel, bytes_) in zip(unit.ops, inner.counts(unit, size), strict=True)
+        ]
+
+    def menu(unit: Unit) -> Menu:
+        plain = inner.menu(unit)
+        costs = [sum(b for _, b in counts(unit, size)) for size in plain.sizes]
+        return Menu(plain.sizes, costs, lambda: plain.errors, lambda: plain.spectrum)
+
+    return Family(menu, build, counts, measure, inner.needs | measure.needs | needs)
+
+
+def _with_inputs_over(scale: Tensor, site: Site) -> Site:
+    """The site with the statistics of x / scale."""
+    stats = dict(site.stats)
+    for name in ("mean", "abs_mean", "abs_max"):
+        if name in stats:
+            stats[name] = stats[name] / scale.to(stats[name])
+    if "square_mean" in stats:
+        stats["square_mean"] = stats["square_mean"] / scale.to(stats["square_mean"]).square()
+    if "gram" in stats:
+        inverse = 1 / scale.to(stats["gram"])
+        stats["gram"] = inverse[:, None] * stats["gram"] * inverse
+    return replace(site, stats=stats)
