@@ -115,6 +115,24 @@ def test_stores_what_the_formula_says(method, shape):
     assert (menu.sizes[-1], menu.costs[-1]) == (None, 8 * shape[0] * shape[1])
 
 
+@law("selects")
+@shapes
+def test_keeps_columns_and_rows_and_the_best_link_between_them(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    weight = given.ops[0].dense()
+    (op,) = recipe.family.build(given, 5)
+    c, link, r = (part.dense() for part in op.operators)
+    assert all(any(torch.equal(column, w) for w in weight.mT) for column in c.mT)
+    assert all(any(torch.equal(row, w) for w in weight) for row in r)
+    error = weight - c @ link @ r
+    assert (c.mT @ error @ r.mT).abs().max() < 1e-9  # the condition of least squares for the link
+    assert recipe.family.counts(given, 5) == [(op.numel(), op.bytes())]
+    assert op.numel() == 5 * (sum(shape) + 5)
+    (whole,) = recipe.family.build(given, min(shape))
+    torch.testing.assert_close(whole.dense(), weight)
+
+
 @law("optimal")
 @shapes
 def test_equals_eckart_young_in_its_own_metric(method, shape):

@@ -117,10 +117,11 @@ def fill_up(sites: list[Site], notes: list[str]) -> None:
         for name in names if few else ():
             shares = [s.stats[name] * (seen[s.name] / total) for s in group if seen[s.name]]
             pooled[name] = sum(shares[1:], shares[0])
+        maxima = [s.stats["abs_max"] for s in group if "abs_max" in s.stats]
         for site in few:
+            if maxima:
+                site.stats["abs_max"] = torch.stack(maxima).amax(0)
             own = seen[site.name] / site.shape[1]
-            if "abs_max" in site.stats:
-                site.stats["abs_max"] = torch.stack([s.stats["abs_max"] for s in group]).amax(0)
             for name in names:
                 mixed = pooled[name] * (1 - own)
                 site.stats[name] = mixed + site.stats[name] * own if own else mixed

@@ -8,18 +8,23 @@ from .patterns import n_of_m
 from .projection import energy, project, projection_spectrum
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
+from .selection import SELECTIONS, by_leverage, by_volume, deim
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
 from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
 
 __all__ = [
+    "SELECTIONS",
     "DecompositionError",
     "GramAccumulator",
     "Implicit",
     "SVDResult",
     "add_ridge",
     "balance",
+    "by_leverage",
+    "by_volume",
+    "deim",
     "eigh_clamped",
     "energy",
     "exact_svd",

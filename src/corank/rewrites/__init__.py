@@ -8,6 +8,7 @@ from .fresh import fresh
 from .menu import Menu, Size, menu_of_ranks
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
+from .skeletons import skeleton
 from .smoothing import smoothing
 from .truncation import spectrum, truncation
 from .utilised import utilised
@@ -34,6 +35,7 @@ __all__ = [
     "plus",
     "quantisation",
     "rooted",
+    "skeleton",
     "smoothing",
     "spectrum",
     "split",

@@ -1,0 +1,83 @@
+"""A matrix by some of its own columns and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..errors import SiteError
+from ..linalg import exact_svd
+from ..linalg.checks import check_finite
+from ..metrics import Measure, Metric
+from ..operators import Dense, Operator, Product
+from .menu import Menu
+from .rewrite import Counts, Family, Unit
+
+#: Rows of a basis (m, r) -> their indices (r,).
+Selection = Callable[[Tensor], Tensor]
+
+
+def skeleton(importance: Measure, select: Selection) -> Family:
+    """W -> C U R: r of its columns, r of its rows, and U = C^+ W R^+ between them.
+
+    Which ones is chosen by `select` from the leading singular vectors of |W| with its rows and
+    columns scaled by the roots of the diagonals that `importance` has. The errors of the menu are
+    those of the Frobenius norm, found by building every size.
+    """
+    build = partial(_build, importance, select)
+    return Family(partial(_menu, build), build, _counts, needs=importance.needs)
+
+
+def _build(importance: Measure, select: Selection, unit: Unit, rank: int) -> list[Operator]:
+    (site,), (op,) = unit.sites, unit.ops
+    if not 1 <= rank <= min(op.shape):
+        raise SiteError(
+            site.where, f"rank {rank} is outside 1 to {min(op.shape)}", "Ask for one in that range"
+        )
+    weight = op.dense().detach()
+    check_finite(weight, f"the weight of {site.where}")
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    u, _, vh, _ = exact_svd(_scores(wide, importance(site.stats)))
+    rows = select(u[:, :rank]).sort().values
+    columns = select(vh[:rank].mT).sort().values
+    c, r = wide[:, columns], wide[rows]
+    link = torch.linalg.pinv(c.double()) @ wide.double() @ torch.linalg.pinv(r.double())
+    parts = (part.to(weight.dtype).contiguous() for part in (c, link, r))
+    return [Product(*map(Dense, parts))]
+
+
+def _scores(weight: Tensor, metric: Metric) -> Tensor:
+    scores = weight.abs()
+    if metric.left is not None:
+        scores = scores * _sizes(metric.left).to(scores)[:, None]
+    if metric.right is not None:
+        scores = scores * _sizes(metric.right).to(scores)
+    return scores
+
+
+def _sizes(moment: Tensor) -> Tensor:
+    return (moment if moment.ndim == 1 else moment.diagonal()).clamp_min(0).sqrt()
+
+
+def _counts(unit: Unit, rank: int | None) -> list[Counts]:
+    (op,) = unit.ops
+    if rank is None:
+        return [(op.numel(), op.bytes())]
+    numel = rank * (sum(op.shape) + rank)
+    return [(numel, numel * op.dtype.itemsize)]
+
+
+def _menu(build: Callable[[Unit, int], list[Operator]], unit: Unit) -> Menu:
+    (op,) = unit.ops
+    costs = {r: _counts(unit, r)[0][1] for r in range(1, min(op.shape) + 1)}
+    paying = [r for r, cost in costs.items() if cost < unit.bytes]
+
+    def errors() -> list[float]:
+        weight = op.dense().detach().float()
+        made = (build(unit, r)[0].dense().float() for r in paying)
+        return [*(float((weight - m).square().sum()) for m in made), 0.0]
+
+    return Menu([*paying, None], [*(costs[r] for r in paying), unit.bytes], errors)
