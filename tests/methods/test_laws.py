@@ -133,6 +133,35 @@ def test_keeps_columns_and_rows_and_the_best_link_between_them(method, shape):
     torch.testing.assert_close(whole.dense(), weight)
 
 
+@law("sparse_codes")
+@shapes
+def test_codes_are_sparse_counted_and_better_with_more_atoms(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    metric, weight = measure(recipe, given), given.ops[0].dense()
+    losses = []
+    for atoms in (2, 6, 12):
+        (op,) = recipe.family.build(given, atoms)
+        assert recipe.family.counts(given, atoms) == [(op.numel(), op.bytes())]
+        codes = op.operators[0].dense()
+        assert codes.shape == (shape[0], atoms)
+        assert ((codes != 0).sum(1) <= atoms // 2).all()
+        losses.append(float(metric.loss(weight - op.dense())))
+    assert losses == sorted(losses, reverse=True)
+    menu = recipe.family.menu(given)
+    assert menu.errors == pytest.approx(
+        [float(metric.loss(weight - recipe.family.build(given, k)[0].dense())) for k in
+         menu.sizes[:-1]] + [0.0], rel=1e-3,
+    )  # fmt: skip
+
+
+def test_compot_with_full_rows_is_svd_llm():
+    recipe = METHODS["compot"].recipe({"atoms_per_nonzero": 1.0})
+    given = of(recipe, (24, 16))
+    best = METHODS["svd_llm"].recipe({}).family.build(given, 5)[0].dense()
+    torch.testing.assert_close(recipe.family.build(given, 5)[0].dense(), best)
+
+
 @law("optimal")
 @shapes
 def test_equals_eckart_young_in_its_own_metric(method, shape):
@@ -220,7 +249,8 @@ ALTERNATING = [m for m in COMPRESSES if "rounds" in m.parameters]
 def test_more_rounds_fit_better_and_never_worse(method):
     losses = []
     for rounds in (1, 2, 8):
-        recipe = method.recipe({"bits": 2, "group": 16, "rounds": rounds})
+        coarse = {"bits": 2, "group": 16} if "bits" in method.parameters else {}
+        recipe = method.recipe({**coarse, "rounds": rounds})
         given = of(recipe, (24, 64))
         error = given.ops[0].dense() - recipe.family.build(given, 8)[0].dense()
         losses.append(float(measure(recipe, given).loss(error)))

@@ -42,6 +42,7 @@ from corank.operators import (
     Repeated,
     Rope,
     RowNormalised,
+    RowSparse,
     Scaled,
     ScoreMasked,
     Seeded,
@@ -165,6 +166,16 @@ def permutation() -> Case:
     for row, column in enumerate(index):
         w[row, column] = 1
     return Permutation(torch.tensor(index, dtype=torch.int32)), w
+
+
+@oracle
+def row_sparse() -> Case:
+    columns, values = [[0, 4], [3, 1], [2, 5], [5, 0]], rand(4, 2)
+    w = torch.zeros(4, 6, dtype=torch.float64)
+    for i, row in enumerate(columns):
+        for k, j in enumerate(row):
+            w[i, j] = values[i, k]
+    return RowSparse(values, torch.tensor(columns, dtype=torch.uint8), 6), w
 
 
 @oracle

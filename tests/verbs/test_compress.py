@@ -41,7 +41,7 @@ def test_every_method_meets_its_budget_on_a_whole_model(key, build):
     assert any(type(read(model, s)) in (LowRank, Product) for s in sites)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", [k for k in KEYS if "sparse_codes" not in METHODS[k].laws])
 def test_no_loss_at_full_rank(key):
     model = tiny_llama()
     before = outputs(model, tokens(2))

@@ -3,6 +3,7 @@
 from .balance import balance
 from .checks import DecompositionError
 from .components import principal_components
+from .dictionary import orthonormal_dictionary
 from .gram import GramAccumulator
 from .patterns import n_of_m
 from .projection import energy, project, projection_spectrum
@@ -30,6 +31,7 @@ __all__ = [
     "exact_svd",
     "ldu",
     "n_of_m",
+    "orthonormal_dictionary",
     "pivoted_columns",
     "principal_components",
     "project",

@@ -46,6 +46,7 @@ from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
 from .routed import Routed
+from .row_sparse import RowSparse, column_type
 from .scaled import Scaled
 from .score_masked import ScoreMasked
 from .seeded import Seeded, materialise
@@ -107,6 +108,7 @@ __all__ = [
     "Rope",
     "Routed",
     "RowNormalised",
+    "RowSparse",
     "Scaled",
     "ScoreMasked",
     "Seeded",
@@ -131,6 +133,7 @@ __all__ = [
     "additions",
     "adjoint",
     "build",
+    "column_type",
     "dense_flops",
     "describe",
     "is_linear",

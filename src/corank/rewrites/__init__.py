@@ -4,6 +4,7 @@ from .adapting import Delta, between, plus, split, zero_low_rank
 from .choosing import any_of, only
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
+from .dictionary import dictionary
 from .fresh import fresh
 from .menu import Menu, Size, menu_of_ranks
 from .quantisation import quantisation
@@ -28,6 +29,7 @@ __all__ = [
     "by_site",
     "compensation",
     "cut",
+    "dictionary",
     "fresh",
     "leading",
     "menu_of_ranks",

@@ -1,0 +1,100 @@
+"""A matrix as sparse combinations of a few rows, the atoms of a dictionary."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..errors import SiteError
+from ..linalg import eigh_clamped, orthonormal_dictionary
+from ..linalg.checks import check_finite
+from ..linalg.symmetric import numeric_cut
+from ..metrics import Measure
+from ..operators import Dense, Operator, Product, RowSparse, column_type
+from .menu import Menu
+from .rewrite import Counts, Family, Unit
+
+#: How many sizes a menu offers.
+STEPS = 64
+
+
+def dictionary(measure: Measure, atoms_per_nonzero: float = 2.0, rounds: int = 20) -> Family:
+    """W -> S D, each row of S with k / `atoms_per_nonzero` of the k atoms, for a size of k.
+
+    In the coordinates of the inputs' moment C = L L^T the atoms are orthonormal: W L ~ S (D L). The
+    moment is inverted on its numeric range only. Errors of the menu are found by building.
+    """
+    build = partial(_build, measure, atoms_per_nonzero, rounds)
+    counts = partial(_counts, atoms_per_nonzero)
+    return Family(partial(_menu, measure, build, counts), build, counts, measure, measure.needs)
+
+
+def _nonzeros(atoms: int, atoms_per_nonzero: float) -> int:
+    return max(1, round(atoms / atoms_per_nonzero))
+
+
+def _build(
+    measure: Measure, atoms_per_nonzero: float, rounds: int, unit: Unit, atoms: int
+) -> list[Operator]:
+    (site,), (op,) = unit.sites, unit.ops
+    if not 1 <= atoms <= min(op.shape):
+        raise SiteError(
+            site.where, f"{atoms} atoms are outside 1 to {min(op.shape)}", "Ask for fewer"
+        )
+    weight = op.dense().detach()
+    check_finite(weight, f"the weight of {site.where}")
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    root, back = _root(measure(site.stats).right, wide)
+    kept = _nonzeros(atoms, atoms_per_nonzero)
+    inside = min(atoms, root.shape[1])  # more atoms than the inputs have directions say nothing
+    codes, d = orthonormal_dictionary(wide @ root, inside, min(kept, inside), rounds)
+    if inside < atoms:
+        codes = torch.cat([codes, codes.new_zeros(len(codes), atoms - inside)], 1)
+        d = torch.cat([d, d.new_zeros(atoms - inside, d.shape[1])])
+    d = d @ back
+    size = (d.norm(dim=1) / codes.norm(dim=0).clamp_min(1e-30)).sqrt().clamp(1e-6, 1e6)
+    codes, d = codes * size, d / size[:, None]  # of like size, so that half precision holds both
+    columns = codes.abs().topk(kept, dim=1).indices.sort(dim=1).values
+    sparse = RowSparse(
+        codes.gather(1, columns).to(weight.dtype), columns.to(column_type(atoms)), atoms
+    )
+    return [Product(sparse, Dense(d.to(weight.dtype)))]
+
+
+def _root(moment: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """L (n, k) with L L^T = C, and its left inverse (k, n), on the range of C."""
+    if moment is None:
+        eye = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+        return eye, eye
+    values, vectors = eigh_clamped(moment.to(weight))
+    seen = values > numeric_cut(values, len(values))
+    size, basis = values[seen].sqrt(), vectors[:, seen]
+    return basis * size, (basis / size).mT
+
+
+def _counts(atoms_per_nonzero: float, unit: Unit, atoms: int | None) -> list[Counts]:
+    (op,) = unit.ops
+    if atoms is None:
+        return [(op.numel(), op.bytes())]
+    out, into = op.shape
+    kept = out * _nonzeros(atoms, atoms_per_nonzero)
+    numel = kept + atoms * into
+    return [(numel, numel * op.dtype.itemsize + kept * column_type(atoms).itemsize)]
+
+
+def _menu(measure: Measure, build: partial[list[Operator]], counts: partial[list[Counts]],
+          unit: Unit) -> Menu:  # fmt: skip
+    (site,), (op,) = unit.sites, unit.ops
+    most = min(op.shape)
+    sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
+    costs = {k: counts(unit, k)[0][1] for k in sizes}
+    paying = [k for k in sizes if costs[k] < unit.bytes]
+
+    def errors() -> list[float]:
+        metric, weight = measure(site.stats), op.dense().detach().float()
+        made = (build(unit, k)[0].dense().float() for k in paying)
+        return [*(float(metric.loss(weight - m)) for m in made), 0.0]
+
+    return Menu([*paying, None], [*(costs[k] for k in paying), unit.bytes], errors)
