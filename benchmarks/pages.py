@@ -57,6 +57,7 @@ def render(results: Path) -> tuple[str, dict[str, str]]:
     parts = [
         INTRODUCTION.format(healing=f"{HEALING_SECONDS:.0f}"),
         _sizes(board),
+        _unmeasured(board),
         _targets(results),
     ]
     plots: dict[str, str] = {}
@@ -255,6 +256,14 @@ def _tries(board: dict[str, Any], results: Path) -> str:
             table(["what", "gave"], [[t["what"], t["gave"]] for t in tries]),
         ]
     return "\n\n".join(["## What was tried", *parts]) if parts else ""
+
+
+def _unmeasured(board: dict[str, Any]) -> str:
+    """The methods that have no row yet."""
+    measured = {row["key"].partition(",")[0] for model in MODELS for row in board.get(model, [])}
+    missing = sorted(m.key for m in METHODS.values() if m.area == "compress") if measured else []
+    left = [f"`{key}`" for key in missing if key not in measured]
+    return f"Not measured yet: {', '.join(left)}." if left else ""
 
 
 def _environment(board: dict[str, Any]) -> str:

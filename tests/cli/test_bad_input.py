@@ -88,6 +88,15 @@ def test_method_and_settings(capsys, bert, tmp_path):
     assert not out.exists()
 
 
+def test_quantising(capsys, bert, tmp_path):
+    start = ["quantize", bert, "--out", tmp_path / "out", "--method"]
+    assert "bits must be 2, 3" in fails(capsys, *start, "round_to_nearest", "--bits", 1)
+    twice = ("--bits", 4, "--set", "bits=3")
+    assert "give one of them" in fails(capsys, *start, "round_to_nearest", *twice)
+    assert "call corank.compress" in fails(capsys, *start, "svd")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

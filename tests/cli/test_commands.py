@@ -58,6 +58,16 @@ def test_the_table_names_the_sizes(capsys, bert, tmp_path):
     assert max(map(len, captured.out.splitlines())) <= 100
 
 
+def test_quantising_writes_a_folder_of_the_bytes_it_told(capsys, bert, tmp_path):
+    told = run_json(capsys, "quantize", bert, "--method", "loftq", "--rank", 4, "--dry-run")
+    out = tmp_path / "out"
+    report = run_json(capsys, "quantize", bert, "--method", "loftq", "--bits", 4, "--rank", 4,
+                      "--out", out)  # fmt: skip
+    assert report["totals"]["bytes_after"] == told["totals"]["bytes_after"]
+    assert {row["rank"] for row in report["sites"]} == {4}
+    assert report["sections"]["disk"]["after"] < report["sections"]["disk"]["before"]
+
+
 def test_options_reach_the_method(capsys, bert, tmp_path):
     report = run_json(
         capsys, "compress", bert, "--method", "svd", "--keep", 0.6, "--round-to", 8, "--targets",

@@ -59,5 +59,5 @@ def test_as_many_nonzeros_as_atoms_is_the_svd():
 
 @pytest.mark.parametrize(("atoms", "nonzeros"), [(0, 1), (8, 2), (4, 5), (4, 0)])
 def test_impossible_sizes_are_refused(atoms, nonzeros):
-    with pytest.raises(ValueError, match="rank|nonzeros"):
+    with pytest.raises(ValueError, match=r"rank|nonzeros"):
         orthonormal_dictionary(matrix(), atoms, nonzeros)

@@ -90,3 +90,9 @@ def test_what_cannot_be_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="no ranks to round"):
         corank.quantize(model, "round_to_nearest", keep=0.5, round_to=8)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    corank.quantize(model, "round_to_nearest", targets=["0"])
+    codes = model[0].operator.codes.clone()
+    with pytest.raises(ValueError, match=r"^0 .*quantised already.*corank\.merge"):
+        corank.quantize(model, "loftq", rank=2)
+    assert torch.equal(model[0].operator.codes, codes)
+    assert torch.equal(model[2].weight, before["2.weight"])

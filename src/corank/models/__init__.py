@@ -14,7 +14,7 @@ from .places import (
     read_bias,
     require_finite,
 )
-from .refusing import require_finite_leaves, require_one_matrix
+from .refusing import require_finite_leaves, require_one_matrix, require_unquantised
 from .site import Site
 from .snapshot import snapshot
 from .targets import Targets, choose_sites, find_sites, in_layers
@@ -40,6 +40,7 @@ __all__ = [
     "require_finite",
     "require_finite_leaves",
     "require_one_matrix",
+    "require_unquantised",
     "snapshot",
     "stacks",
     "survey",

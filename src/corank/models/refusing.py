@@ -9,6 +9,7 @@ from ..errors import SiteError
 from ..linalg.checks import all_finite
 from ..operators.foreign import Foreign
 from ..operators.operator import Operator
+from ..operators.quantised import Quantised
 from .site import Site
 
 
@@ -24,6 +25,16 @@ def require_one_matrix(where: str, module: nn.Module) -> None:
                 "what it does to an input depends on the input, which is not one matrix",
                 "Keep it unmerged; of adapters, activate another, or delete this one first.",
             )
+
+
+def require_unquantised(op: Operator, site: Site) -> None:
+    """Refuse an operator that holds codes already."""
+    if any(isinstance(part, Quantised) for part in op.modules()):
+        raise SiteError(
+            site.where,
+            "it is quantised already, and rounding codes again only adds error",
+            "Quantise the original model, or call corank.merge(model) first.",
+        )
 
 
 def require_finite_leaves(op: Operator, site: Site) -> None:

@@ -22,7 +22,7 @@ from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..healing import heal
 from ..io import attach
-from ..models import choose_sites, read, require_finite, survey
+from ..models import choose_sites, read, require_finite, require_unquantised, survey
 from ..registry import Cascade, Healing, Recipe, find_method
 from ..report import Report, versions
 
@@ -91,6 +91,8 @@ def shrink(
         return report
     for site in sites:
         require_finite(model, site)
+        if verb == "quantize":
+            require_unquantised(read(model, site), site)
         if options.original is not None:
             site.pool.setdefault("originals", {})[site.name] = read(options.original, site)
     statistics = options.statistics
