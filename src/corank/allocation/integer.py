@@ -19,7 +19,7 @@ def integer_program(candidates: list[Candidate], budget: int) -> list[int]:
     """
     require_affordable(candidates, budget)
     try:
-        from scipy.optimize import LinearConstraint, milp
+        from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
     except ImportError as error:
         raise ImportError("allocate='ilp' needs SciPy: pip install scipy") from error
@@ -31,8 +31,8 @@ def integer_program(candidates: list[Candidate], budget: int) -> list[int]:
     scale = errors.max() or 1.0
     found = milp(
         errors / scale,
-        integrality=np.ones(len(errors)),
-        bounds=(0, 1),
+        integrality=np.ones(len(errors), dtype=int),
+        bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(costs[None] / budget, -np.inf, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..operators import Operator
 from .menu import Menu, Size
@@ -21,7 +22,7 @@ def only(family: Family, size: Size) -> Family:
     return replace(family, menu=menu)
 
 
-def any_of(families: Mapping[Size, Family]) -> Family:
+def any_of(families: Mapping[Any, Family]) -> Family:
     """One of `families`, all with one measure, for each unit: sizes are (key, its own size).
 
     The menu holds what is worth having: nothing that costs as much as another and errs more. For
