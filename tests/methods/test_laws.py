@@ -29,6 +29,11 @@ def of(recipe, shape, dtype=torch.float64):
     return unit(*shape, recipe.family.needs, dtype)
 
 
+def size(recipe, given):
+    """A size that the method offers, a small one where there are many."""
+    return max(s for s in recipe.family.menu(given).sizes if isinstance(s, int) and s <= 5)
+
+
 def measure(recipe, given):
     site = given.sites[0]
     return recipe.family.of(site).measure(site.stats)
@@ -50,7 +55,8 @@ def test_is_documented_and_configurable(method):
 @shapes
 def test_forward_is_dense_linear_and_batched(method, shape):
     recipe = method.recipe({})
-    (op,) = recipe.family.build(of(recipe, shape), 5)
+    given = of(recipe, shape)
+    (op,) = recipe.family.build(given, size(recipe, given))
     x = torch.randn(3, 2, shape[1], dtype=torch.float64)
     assert op.shape == shape
     torch.testing.assert_close(op(x), x @ op.dense().mT, rtol=1e-9, atol=1e-9)
@@ -64,7 +70,8 @@ def test_results_depend_on_the_seed_alone(method):
     builds = []
     for state in (1, 2):
         torch.manual_seed(state)
-        builds.append(recipe.family.build(of(recipe, (24, 16)), 5)[0].dense())
+        given = of(recipe, (24, 16))
+        builds.append(recipe.family.build(given, size(recipe, given))[0].dense())
     assert torch.equal(*builds)
 
 
@@ -72,19 +79,20 @@ def test_results_depend_on_the_seed_alone(method):
 def test_reads_only_the_statistics_it_declares(method):
     recipe = method.recipe({})
     stripped = of(recipe, (24, 16))
-    recipe.family.build(stripped, 5)
+    recipe.family.build(stripped, size(recipe, stripped))
     recipe.family.menu(stripped).errors  # noqa: B018
     if recipe.family.needs:
         bare = unit(24, 16, frozenset())
         with pytest.raises((KeyError, ValueError)):
-            recipe.family.build(bare, 5)
+            recipe.family.build(bare, size(recipe, stripped))
 
 
 @everyone
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_every_dtype_stays_what_it_was(method, dtype):
     recipe = method.recipe({})
-    (op,) = recipe.family.build(of(recipe, (24, 16), dtype), 5)
+    given = of(recipe, (24, 16), dtype)
+    (op,) = recipe.family.build(given, size(recipe, given))
     assert op.dtype == dtype
     assert op.dense().isfinite().all()
 
@@ -160,6 +168,32 @@ def test_compot_with_full_rows_is_svd_llm():
     given = of(recipe, (24, 16))
     best = METHODS["svd_llm"].recipe({}).family.build(given, 5)[0].dense()
     torch.testing.assert_close(recipe.family.build(given, 5)[0].dense(), best)
+
+
+@law("block_optimal")
+@shapes
+def test_every_block_is_the_nearest_of_its_rank(method, shape):
+    recipe = method.recipe({"blocks": 2})
+    given = of(recipe, shape)
+    weight = given.ops[0].dense()
+    menu = recipe.family.menu(given)
+    for rank in (1, 3, min(shape) // 2):
+        (op,) = recipe.family.build(given, rank)
+        assert recipe.family.counts(given, rank) == [(op.numel(), op.bytes())]
+        assert op.numel() == 2 * rank * sum(shape)
+        made, lost = op.dense(), 0.0
+        for block, whole in zip(_quarters(made), _quarters(weight), strict=True):
+            u, s, vh = torch.linalg.svd(whole, full_matrices=False)
+            torch.testing.assert_close(block, u[:, :rank] * s[:rank] @ vh[:rank])
+            lost += float(s[rank:].square().sum())
+        if rank in menu.sizes:
+            assert menu.errors[menu.sizes.index(rank)] == pytest.approx(lost)
+    with pytest.raises(ValueError, match="do not divide into 5 blocks"):
+        method.recipe({"blocks": 5}).family.build(given, 1)
+
+
+def _quarters(matrix):
+    return [part for half in matrix.chunk(2) for part in half.chunk(2, dim=1)]
 
 
 @law("optimal")

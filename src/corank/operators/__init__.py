@@ -30,7 +30,7 @@ from .on_grid import OnGrid, quantised, requantise
 from .on_support import OnSupport
 from .operator import Operator, is_linear, trainable
 from .packing import pack, unpack
-from .permutation import Permutation
+from .permutation import Permutation, exchange
 from .product import Product
 from .quantise import (
     normal_float,
@@ -136,6 +136,7 @@ __all__ = [
     "column_type",
     "dense_flops",
     "describe",
+    "exchange",
     "is_linear",
     "low_rank_form",
     "low_rank_update",

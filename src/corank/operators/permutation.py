@@ -41,6 +41,12 @@ class Permutation(Operator):
         return 0
 
 
+def exchange(one: int, two: int, each: int = 1) -> Permutation:
+    """From the order (one, two, each), read in rows, to (two, one, each)."""
+    order = torch.arange(one * two * each).view(one, two, each)
+    return Permutation(order.transpose(0, 1).flatten().int())
+
+
 @transpose.register
 def _transpose(op: Permutation) -> Operator:
     return Permutation(op.index.argsort().to(op.index.dtype))

@@ -19,10 +19,10 @@ from ..operators import (
     Dense,
     LowRank,
     Operator,
-    Permutation,
     Product,
     Scaled,
     Sum,
+    exchange,
     trainable,
 )  # fmt: skip
 from ..registry import Factorization, Paper, method
@@ -43,12 +43,6 @@ def _even(size: int) -> tuple[int, int]:
         sides[sides.index(min(sides))] *= prime
         size //= prime
     return min(sides), max(sides)
-
-
-def _exchange(one: int, two: int, each_of: int = 1) -> Permutation:
-    """From (one, two, each_of) to (two, one, each_of), read in rows."""
-    order = torch.arange(one * two * each_of).view(one, two, each_of)
-    return Permutation(order.transpose(0, 1).flatten().int())
 
 
 def _btt(w: Tensor, p: dict[str, Tensor], rank: int = 1, **_: Any) -> Tensor:
@@ -92,7 +86,7 @@ def btt(rank: int = 1) -> Factorization:
             )
         right = BlockDiagonal(_spectral(op, site, m1, n0 * rank, m0))
         left = BlockDiagonal(_spectral(op, site, n0, n1, m1 * rank))
-        return Product(left, _exchange(m1, n0, rank), right)
+        return Product(left, exchange(m1, n0, rank), right)
 
     def count(out: int, into: int) -> int:
         n0, _, _, m1 = sizes(out, into)
@@ -185,7 +179,7 @@ def _block_shuffle(op: Operator, site: Site, blocks: int) -> Operator:
     inner = min(out, into)
     right = BlockDiagonal(_orthogonal(op, site, blocks, inner, into))
     left = BlockDiagonal(_orthogonal(op, site, blocks, out, inner))
-    return Product(_exchange(blocks, out), left, _exchange(inner, blocks), right)
+    return Product(exchange(blocks, out), left, exchange(inner, blocks), right)
 
 
 def _require_divides(site: Site, blocks: int, *sides: int) -> None:

@@ -1,6 +1,7 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
 from .adapting import Delta, between, plus, split, zero_low_rank
+from .blocks import block_truncation
 from .choosing import any_of, only
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
@@ -26,6 +27,7 @@ __all__ = [
     "all_triples",
     "any_of",
     "between",
+    "block_truncation",
     "by_site",
     "compensation",
     "cut",

@@ -1,0 +1,82 @@
+"""A matrix cut into a grid of blocks, each of low rank."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..errors import SiteError
+from ..linalg.checks import check_finite
+from ..operators import BlockDiagonal, Operator, Product, exchange
+from .menu import Menu, menu_of_ranks
+from .rewrite import Counts, Family, Unit
+
+
+def block_truncation(blocks: int) -> Family:
+    """W -> L P R, L and R block diagonal with `blocks` blocks and P a permutation between them.
+
+    Of the `blocks` x `blocks` grid that W is cut into, each part becomes the nearest one of rank r:
+    the nearest such matrix in the Frobenius norm. Stores r * blocks * (out + in) numbers.
+    """
+    return Family(partial(_menu, blocks), partial(_build, blocks), partial(_counts, blocks))
+
+
+def _parts(blocks: int, unit: Unit) -> Tensor:  # (blocks, blocks, out / blocks, in / blocks)
+    (site,), (op,) = unit.sites, unit.ops
+    weight = op.dense().detach()
+    if not weight.is_meta:
+        check_finite(weight, f"the weight of {site.where}")
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return wide.unflatten(1, (blocks, -1)).unflatten(0, (blocks, -1)).transpose(1, 2)
+
+
+def _require_blocks(blocks: int, unit: Unit) -> int:
+    """The largest rank of a part."""
+    (site,), (op,) = unit.sites, unit.ops
+    if any(side % blocks for side in op.shape):
+        raise SiteError(
+            site.where, f"its sides do not divide into {blocks} blocks",
+            "Give another number of blocks, or leave it out of the targets",
+        )  # fmt: skip
+    return min(op.shape) // blocks
+
+
+def _build(blocks: int, unit: Unit, rank: int) -> list[Operator]:
+    most = _require_blocks(blocks, unit)
+    if not 1 <= rank <= most:
+        raise SiteError(
+            unit.name, f"rank {rank} is outside 1 to {most}, a block's smaller side",
+            "Ask for a rank in that range",
+        )  # fmt: skip
+    u, s, vh = torch.linalg.svd(_parts(blocks, unit), full_matrices=False)
+    root = s[..., :rank].sqrt()
+    left = u[..., :rank] * root[..., None, :]  # (a, c, out / blocks, r)
+    right = root[..., None] * vh[..., :rank, :]  # (a, c, r, in / blocks)
+    dtype = unit.ops[0].dtype
+    return [Product(
+        BlockDiagonal(left.transpose(1, 2).flatten(2).to(dtype).contiguous()),
+        exchange(blocks, blocks, rank),
+        BlockDiagonal(right.transpose(0, 1).flatten(1, 2).to(dtype).contiguous()),
+    )]  # fmt: skip
+
+
+def _counts(blocks: int, unit: Unit, rank: int | None) -> list[Counts]:
+    (op,) = unit.ops
+    if rank is None:
+        return [(op.numel(), op.bytes())]
+    numel = rank * blocks * sum(op.shape)
+    index = 4 * rank * blocks**2  # of the permutation
+    return [(numel, numel * op.dtype.itemsize + index)]
+
+
+def _menu(blocks: int, unit: Unit) -> Menu:
+    most = _require_blocks(blocks, unit)
+    costs = {r: _counts(blocks, unit, r)[0][1] for r in range(1, most + 1)}
+    paying = [r for r in costs if costs[r] < unit.bytes]
+
+    def spectrum() -> Tensor:
+        return torch.linalg.svdvals(_parts(blocks, unit).double()).square().sum((0, 1))
+
+    return menu_of_ranks([*paying, None], [*(costs[r] for r in paying), unit.bytes], spectrum)
