@@ -23,8 +23,11 @@ def few_rows(monkeypatch):
     def run(*args):
         raise RuntimeError("a run was made")
 
-    rows = [Row("lora", "own"), Row("lora", "LoRA r8", (("rank", 8),)),
-            Row("lora", "LoRA r2", (("rank", 2),)), Row("rslora", "LoRA r8", (("rank", 8),))]  # fmt: skip
+    eight = (("rank", 8),)
+    rows = [
+        Row("lora", "own"), Row("lora", "LoRA r8", eight), Row("lora", "LoRA r2", (("rank", 2),)),
+        Row("rslora", "LoRA r8", eight),
+    ]  # fmt: skip
     monkeypatch.setattr(adapt, "list_rows", lambda task: rows)
     monkeypatch.setattr(adapt, "tune", run)
     return rows
