@@ -53,7 +53,8 @@ def list_rows(task: Task) -> Iterator[Row]:
 
 
 @cache
-def _sites(task: Task) -> list[Site]:
+def sites_of(task: Task) -> list[Site]:
+    """The weights that a task's adapters stand beside."""
     return find_sites(task.load(), task.targets)
 
 
@@ -63,7 +64,7 @@ def matched(task: Task, key: str, rank: int) -> Row | None:
     required = [n for n, default in method.parameters.items() if default is Parameter.empty]
     if "rank" not in method.parameters or set(required) - {"rank"}:
         return None
-    sites = _sites(task)
+    sites = sites_of(task)
     budget = corank.registry.find_method("lora").recipe({"rank": rank}).count(sites)
     largest = min(min(site.shape) for site in sites)
     best = None

@@ -55,3 +55,11 @@ def test_other_parameters_other_methods_and_rows_half_made_are_run(tmp_path, few
     half.write()
     with pytest.raises(RuntimeError, match="a run was made"):
         adapt.make(half, "digits", same)
+
+
+def test_what_would_take_hours_is_refused_with_its_size():
+    task = adapt.TASKS["digits"]
+    adapt.require_feasible(task, Row("tera", "own"))
+    adapt.require_feasible(task, Row("lora", "own"))
+    with pytest.raises(ValueError, match=r"not run: .* \d+,\d+,\d+,\d+ frozen random numbers"):
+        adapt.require_feasible(task, Row("tera", "LoRA r8", (("rank", 200),)))
