@@ -12,10 +12,7 @@ from ..errors import SiteError
 from ..linalg import add_ridge
 from ..linalg.checks import check_finite
 from ..models import Site
-from ..operators import Operator, Quantised, pack
-from ..operators.on_grid import nearest_codes
-from ..operators.packing import packed_width
-from ..operators.quantise import quantise_uniform
+from ..operators import Operator, Quantised, pack, quantise_uniform
 from .nearest import round_to_nearest
 from .quantizer import Quantizer
 
@@ -81,34 +78,25 @@ def _round_in_turn(
     weight: Tensor, feedback: Tensor, fit: Callable[[Tensor], Quantised], group: int
 ) -> Quantised:
     """`feedback` (in, in) is strictly upper triangular: its column t weighs the errors before t."""
-    wide = weight.detach().to(feedback)
-    lost, codes, grids = torch.zeros_like(wide), [], []
-    for start in range(0, wide.shape[1], group):
-        stop = min(start + group, wide.shape[1])
-        carried = lost[:, :start] @ feedback[:start, start:stop]
-        wanted = wide[:, start:stop] + carried
-        inner = feedback[start:stop, start:stop] + torch.eye(stop - start).to(feedback)
-        exact = torch.linalg.solve_triangular(inner, carried, upper=True, left=False)
-        grids.append(fit((wide[:, start:stop] + exact).to(weight.dtype)))
-        column = _one_column(grids[-1])
-        for t in range(start, stop):
-            own = lost[:, start:t] @ feedback[start:t, t]
-            code, _ = nearest_codes(column, (wanted[:, t - start] + own)[:, None])
-            value = column.decode(code)[:, 0] * column.scales()
-            lost[:, t] = wide[:, t] - value[:, 0].to(wide)
-            codes.append(code[:, 0])
+    columns = weight.detach().to(feedback).mT.contiguous()  # (in, out): a column of W is a row
+    lost, codes, grids = torch.zeros_like(columns), torch.zeros_like(columns), []
+    for start in range(0, len(columns), group):
+        block = slice(start, min(start + group, len(columns)))
+        carried = feedback[:start, block].mT @ lost[:start]
+        inner = feedback[block, block] + torch.eye(len(columns[block])).to(feedback)
+        unrounded = columns[block] + torch.linalg.solve_triangular(inner.mT, carried, upper=False)
+        grid = fit(unrounded.mT.to(weight.dtype))
+        scale = grid.scales()[:, 0].to(feedback)
+        middle = torch.full_like(scale, 2 ** (grid.bits - 1))
+        zero = middle if grid.zero is None else grid.zero[:, 0].to(feedback)
+        wanted = columns[block] + carried
+        for i, t in enumerate(range(block.start, block.stop)):
+            target = wanted[i] + feedback[start:t, t] @ lost[start:t]
+            codes[t] = ((target / scale).round() + zero).clamp(0, 2**grid.bits - 1)
+            lost[t] = columns[t] - (codes[t] - zero) * scale
+        grids.append(grid)
     zeros = [grid.zero for grid in grids if grid.zero is not None]
-    first = grids[0]
-    return Quantised(
-        pack(torch.cat(codes, 1), first.bits),
-        torch.cat([grid.scales() for grid in grids], 1),
-        (wide.shape[0], wide.shape[1]), first.bits, group,
-        torch.cat(zeros, 1) if zeros else None,
-    )  # fmt: skip
-
-
-def _one_column(grid: Quantised) -> Quantised:
-    """A column on the grid of a block that is one group wide."""
-    out = grid.shape[0]
-    codes = torch.zeros(out, packed_width(1, grid.bits), dtype=torch.uint8, device=grid.device)
-    return Quantised(codes, grid.scales(), (out, 1), grid.bits, 1, grid.zero)
+    bits, shape = grids[0].bits, (weight.shape[0], weight.shape[1])
+    scales = torch.cat([grid.scales() for grid in grids], 1)
+    packed = pack(codes.mT.to(torch.uint8), bits)
+    return Quantised(packed, scales, shape, bits, group, torch.cat(zeros, 1) if zeros else None)
