@@ -23,7 +23,7 @@ def round_to_nearest(bits: int = 4, group: int = 64, symmetric: bool = False) ->
     Paper(
         "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
         "2210.17323",
-        "sections 3.2 and 3.3, in the equivalent form of LDLQ (arXiv 2307.13304, section 3.1)",
+        "section 4, in the form of LDLQ (arXiv 2307.13304), which computes the same",
         "columns go in their own order; damping is `ridge` times the moment's mean diagonal",
     ),
     area="quantize",
@@ -38,7 +38,7 @@ def gptq(bits: int = 4, group: int = 64, symmetric: bool = False, ridge: float =
     Paper(
         "Post-training Quantization for Neural Networks with Provable Guarantees (GPFQ)",
         "2201.11113",
-        "equation 2: the greedy path, on the inputs of the original model",
+        "the recursion of q_t and u_t, on the inputs of the original model",
         "the alphabet is the group's own grid of evenly spaced values, not one scaled by a "
         "neuron's range; the variants that make weights sparse are left out; the inputs are those "
         "of the model so far where cascade='compressed', without the original's beside them",
