@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from corank.linalg import orthonormal_dictionary
+from corank.linalg import learned_dictionary, matching_pursuit, orthonormal_dictionary
 
 
 def matrix(m=10, n=7, seed=0):
@@ -14,6 +14,9 @@ def matrix(m=10, n=7, seed=0):
 
 def error(a, s, d):
     return float((a - s @ d).square().sum())
+
+
+FITS = [orthonormal_dictionary, learned_dictionary]
 
 
 def test_atoms_are_orthonormal_and_codes_sparse():
@@ -58,6 +61,28 @@ def test_as_many_nonzeros_as_atoms_is_the_svd():
 
 
 @pytest.mark.parametrize(("atoms", "nonzeros"), [(0, 1), (8, 2), (4, 5), (4, 0)])
-def test_impossible_sizes_are_refused(atoms, nonzeros):
+@pytest.mark.parametrize("fit", FITS)
+def test_impossible_sizes_are_refused(fit, atoms, nonzeros):
     with pytest.raises(ValueError, match=r"rank|nonzeros"):
-        orthonormal_dictionary(matrix(), atoms, nonzeros)
+        fit(matrix(), atoms, nonzeros)
+
+
+def test_matching_pursuit_is_scikit_learns():
+    from sklearn.linear_model import orthogonal_mp
+
+    d = torch.nn.functional.normalize(matrix(9, 7, seed=1), dim=1)
+    a = matrix(12, 7)
+    for nonzeros in (1, 3, 5):
+        expected = orthogonal_mp(d.mT.numpy(), a.mT.numpy(), n_nonzero_coefs=nonzeros)
+        found = matching_pursuit(a, d, nonzeros)
+        torch.testing.assert_close(found, torch.tensor(expected).mT, rtol=1e-6, atol=1e-8)
+
+
+def test_learning_never_makes_it_worse_and_beats_orthonormal_atoms():
+    a = matrix(40, 12)
+    errors = [error(a, *learned_dictionary(a, 8, 2, rounds)) for rounds in (0, 1, 4, 12)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < error(a, *orthonormal_dictionary(a, 8, 2, 20))
+    s, d = learned_dictionary(a, 8, 2)
+    assert ((s != 0).sum(1) <= 2).all()
+    torch.testing.assert_close(d.norm(dim=1), torch.ones(8, dtype=torch.float64))

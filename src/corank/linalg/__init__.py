@@ -3,7 +3,7 @@
 from .balance import balance
 from .checks import DecompositionError
 from .components import principal_components
-from .dictionary import orthonormal_dictionary
+from .dictionary import learned_dictionary, matching_pursuit, orthonormal_dictionary
 from .gram import GramAccumulator
 from .patterns import n_of_m
 from .projection import energy, project, projection_spectrum
@@ -30,6 +30,8 @@ __all__ = [
     "energy",
     "exact_svd",
     "ldu",
+    "learned_dictionary",
+    "matching_pursuit",
     "n_of_m",
     "orthonormal_dictionary",
     "pivoted_columns",

@@ -1,4 +1,4 @@
-"""A matrix as sparse combinations of a few orthonormal rows."""
+"""A matrix as sparse combinations of a few rows, the atoms of a dictionary."""
 
 from __future__ import annotations
 
@@ -20,15 +20,83 @@ def orthonormal_dictionary(
 
     Raises ValueError for atoms outside 1..min(m, n) or nonzeros outside 1..atoms.
     """
-    check_matrix(a, "a")
-    check_rank(atoms, (a.shape[0], a.shape[1]))
-    if not 1 <= nonzeros <= atoms:
-        raise ValueError(f"nonzeros={nonzeros} is outside 1 to {atoms}, the atoms")
+    _check(a, atoms, nonzeros)
     d = exact_svd(a).vh[:atoms]
     for _ in range(rounds):
         u, _, vh, _ = exact_svd(_sparse_codes(a, d, nonzeros).mT @ a)
         d = u @ vh
     return _sparse_codes(a, d, nonzeros), d
+
+
+def learned_dictionary(
+    a: Tensor, atoms: int, nonzeros: int, rounds: int = 10
+) -> tuple[Tensor, Tensor]:
+    """Codes s (m, atoms), `nonzeros` in a row at most, and atoms d (atoms, n), for a (m, n) ~ s d.
+
+    The atoms are rows of unit length, started at the leading right singular vectors. In turn, codes
+    are found by orthogonal matching pursuit, and each atom is fitted to the rows that use it, with
+    their codes for it (K-SVD, Aharon et al. 2006, by one power step: Rubinstein et al. 2008). The
+    best round is kept.
+
+    Raises ValueError for atoms outside 1..min(m, n) or nonzeros outside 1..atoms.
+    """
+    _check(a, atoms, nonzeros)
+    d = exact_svd(a).vh[:atoms].clone()
+    s = matching_pursuit(a, d, nonzeros)
+    best, least = (s, d), (a - s @ d).square().sum()
+    for _ in range(rounds):
+        _fit_atoms(a, s := s.clone(), d := d.clone())
+        fitted = (a - s @ d).square().sum()
+        again = matching_pursuit(a, d, nonzeros)
+        if (error := (a - again @ d).square().sum()) < fitted:
+            s, fitted = again, error
+        if fitted < least:
+            best, least = (s, d), fitted
+    return best
+
+
+def matching_pursuit(a: Tensor, d: Tensor, nonzeros: int) -> Tensor:
+    """Codes (m, k), at most `nonzeros` in a row, of a (m, n) over atoms d (k, n) of unit length.
+
+    Orthogonal matching pursuit: the atom that the residual is most along is added, and the codes
+    of all chosen are fitted again (Pati et al. 1993), for all rows at once.
+    """
+    gram, seen = d @ d.mT, a @ d.mT
+    codes = torch.zeros_like(seen)
+    taken = torch.zeros_like(seen, dtype=torch.bool)
+    chosen = torch.empty(len(a), 0, dtype=torch.long, device=a.device)
+    for _ in range(nonzeros):
+        along = (seen - codes @ gram).abs().masked_fill(taken, -1.0)
+        chosen = torch.cat([chosen, along.argmax(1, keepdim=True)], 1)
+        taken.scatter_(1, chosen[:, -1:], True)
+        system = gram[chosen[:, :, None], chosen[:, None, :]]  # (m, t, t)
+        shift = torch.finfo(a.dtype).eps * torch.eye(chosen.shape[1]).to(system)
+        found = torch.linalg.solve(system + shift, seen.gather(1, chosen))
+        codes = torch.zeros_like(seen).scatter(1, chosen, found)
+    return codes
+
+
+def _fit_atoms(a: Tensor, s: Tensor, d: Tensor) -> None:
+    """Fit each atom and its codes, in place, to what the others leave of the rows that use it."""
+    rest = a - s @ d
+    for j in range(len(d)):
+        users = s[:, j].nonzero()[:, 0]
+        if len(users) == 0:
+            continue
+        own = rest[users] + torch.outer(s[users, j], d[j])
+        atom = s[users, j] @ own
+        if float(atom.norm()) == 0:
+            continue
+        d[j] = atom / atom.norm()
+        s[users, j] = own @ d[j]
+        rest[users] = own - torch.outer(s[users, j], d[j])
+
+
+def _check(a: Tensor, atoms: int, nonzeros: int) -> None:
+    check_matrix(a, "a")
+    check_rank(atoms, (a.shape[0], a.shape[1]))
+    if not 1 <= nonzeros <= atoms:
+        raise ValueError(f"nonzeros={nonzeros} is outside 1 to {atoms}, the atoms")
 
 
 def _sparse_codes(a: Tensor, d: Tensor, nonzeros: int) -> Tensor:

@@ -5,7 +5,7 @@ from .blocks import block_truncation
 from .choosing import any_of, only
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
-from .dictionary import dictionary
+from .dictionary import Fit, dictionary
 from .fresh import fresh
 from .menu import Menu, Size, menu_of_ranks
 from .quantisation import quantisation
@@ -19,6 +19,7 @@ __all__ = [
     "Counts",
     "Delta",
     "Family",
+    "Fit",
     "Menu",
     "Rewrite",
     "Size",

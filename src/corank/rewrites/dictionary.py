@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import SiteError
-from ..linalg import eigh_clamped, orthonormal_dictionary
+from ..linalg import eigh_clamped
 from ..linalg.checks import check_finite
 from ..linalg.symmetric import numeric_cut
 from ..metrics import Measure
@@ -19,14 +20,17 @@ from .rewrite import Counts, Family, Unit
 #: How many sizes a menu offers.
 STEPS = 64
 
+#: (matrix (m, n), atoms k, nonzeros in a row) -> codes (m, k), atoms (k, n).
+Fit = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 
-def dictionary(measure: Measure, atoms_per_nonzero: float = 2.0, rounds: int = 20) -> Family:
+
+def dictionary(measure: Measure, fit: Fit, atoms_per_nonzero: float = 2.0) -> Family:
     """W -> S D, each row of S with k / `atoms_per_nonzero` of the k atoms, for a size of k.
 
-    In the coordinates of the inputs' moment C = L L^T the atoms are orthonormal: W L ~ S (D L). The
-    moment is inverted on its numeric range only. Errors of the menu are found by building.
+    `fit` is given W L and returns S and D L, in the coordinates of the inputs' moment C = L L^T,
+    which is inverted on its numeric range only. Errors of the menu are found by building.
     """
-    build = partial(_build, measure, atoms_per_nonzero, rounds)
+    build = partial(_build, measure, atoms_per_nonzero, fit)
     counts = partial(_counts, atoms_per_nonzero)
     return Family(partial(_menu, measure, build, counts), build, counts, measure, measure.needs)
 
@@ -36,7 +40,7 @@ def _nonzeros(atoms: int, atoms_per_nonzero: float) -> int:
 
 
 def _build(
-    measure: Measure, atoms_per_nonzero: float, rounds: int, unit: Unit, atoms: int
+    measure: Measure, atoms_per_nonzero: float, fit: Fit, unit: Unit, atoms: int
 ) -> list[Operator]:
     (site,), (op,) = unit.sites, unit.ops
     if not 1 <= atoms <= min(op.shape):
@@ -49,7 +53,7 @@ def _build(
     root, back = _root(measure(site.stats).right, wide)
     kept = _nonzeros(atoms, atoms_per_nonzero)
     inside = min(atoms, root.shape[1])  # more atoms than the inputs have directions say nothing
-    codes, d = orthonormal_dictionary(wide @ root, inside, min(kept, inside), rounds)
+    codes, d = fit(wide @ root, inside, min(kept, inside))
     if inside < atoms:
         codes = torch.cat([codes, codes.new_zeros(len(codes), atoms - inside)], 1)
         d = torch.cat([d, d.new_zeros(atoms - inside, d.shape[1])])
