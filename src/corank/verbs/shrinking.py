@@ -68,6 +68,10 @@ def shrink(
     every, left_out = survey(model, options.seed)
     sites = choose_sites(every, left_out, options.targets)
     refused = {r.name: r.reason for r in left_out}
+    if not sites:
+        reasons = [f"{name}: {reason}" for name, reason in refused.items()][:3]
+        why = "; ".join(["no targeted weight can be rewritten", *reasons])
+        raise ValueError(f"{why}. Name other targets; corank.models.survey lists them all")
     seconds = {"calibration": 0.0, "factorisation": 0.0, "healing": 0.0}
     budget: dict[str, Any] = {"keep": options.keep, "size": options.size, "rank": rank}
     allocate = options.allocate
