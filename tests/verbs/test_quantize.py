@@ -67,11 +67,32 @@ def test_bits_are_chosen_site_by_site_under_one_budget():
     model = tiny_mlp()
     with torch.no_grad():
         model[0].weight *= 100  # its errors cost most, so it is to get more bits
-    report = corank.quantize(model, "lq_lora", bits=None, rank=2, weighted=False, keep=0.31)
+    report = corank.quantize(model, "lq_lora", bits=[2, 3, 4, 8], rank=2, weighted=False, keep=0.31)
     first, second = (next(q for q in m.modules() if isinstance(q, Quantised) and q.bits < 9)
                      for m in (model[0], model[2]))  # fmt: skip
     assert report.totals["bytes_after"] <= 0.31 * report.totals["bytes_before"]
     assert first.bits > second.bits
+
+
+@pytest.mark.parametrize(
+    ("key", "more"), [("round_to_nearest", {}), ("lqer", {"scaled": False, "rank": 2})]
+)
+def test_several_bits_are_spent_where_they_help(key, more):
+    models = original, same, mixed = [tiny_mlp() for _ in range(3)]
+    with torch.no_grad():
+        for model in models:
+            model[0].weight *= 10
+    fixed = corank.quantize(same, key, bits=4, group=8, **more)
+    keep = fixed.totals["bytes_after"] / fixed.totals["bytes_before"]
+    more = {k: v for k, v in more.items() if k != "rank"}  # the budget chooses ranks, too
+    chosen = corank.quantize(mixed, key, bits=[2, 3, 4, 5, 6], group=8, keep=keep, **more)
+    assert chosen.totals["bytes_after"] <= fixed.totals["bytes_after"]
+
+    def error(model):
+        pairs = [(model[i].weight.detach(), original[i].weight.detach()) for i in (0, 2)]
+        return sum(float((now - then).square().sum()) for now, then in pairs)
+
+    assert error(mixed) < 0.9 * error(same)
 
 
 def test_what_cannot_be_is_refused_with_the_remedy():
@@ -83,6 +104,10 @@ def test_what_cannot_be_is_refused_with_the_remedy():
         corank.quantize(model, "round_to_nearest", bits=9)
     with pytest.raises(ValueError, match="group must be at least 1"):
         corank.quantize(model, "round_to_nearest", group=0)
+    with pytest.raises(ValueError, match="name one number of bits"):
+        corank.quantize(model, "round_to_nearest", bits=[])
+    with pytest.raises(ValueError, match="exactly one of keep="):
+        corank.quantize(model, "round_to_nearest", bits=[2, 4])
     with pytest.raises(ValueError, match="needs calibration data"):
         corank.quantize(model, "gptq")
     with pytest.raises(ValueError, match="smallest reachable"):

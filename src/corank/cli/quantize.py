@@ -13,7 +13,10 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("quantize", help="store weights in few bits, and report the cost")
     budget = parser.add_mutually_exclusive_group()
     shrinking.add_arguments(parser, budget)
-    parser.add_argument("--bits", type=int, metavar="B", help="of each code, 2 to 8")
+    parser.add_argument(
+        "--bits", type=int, nargs="+", metavar="B",
+        help="of each code, 2 to 8; several: chosen for each target under --size or --keep",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -25,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.bits is not None:
         if "bits" in parameters:
             raise ValueError("--bits and --set bits=: give one of them")
-        parameters["bits"] = arguments.bits
+        parameters["bits"] = arguments.bits[0] if len(arguments.bits) == 1 else arguments.bits
     return shrinking.run(quantize, arguments, parameters)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..metrics import activation_scale, euclidean, fisher, second_moment
+from ..metrics import Measure, activation_scale, euclidean, fisher, second_moment
 from ..quantizers import round_to_nearest, to_normal_float
 from ..registry import Paper, Recipe, method
 from ..rewrites import Family, any_of, compensation, fresh, only, truncation
+from .bits import Bits, with_bits
 
 REPAIRED = ("quantises", "compensates")
 
@@ -21,11 +22,12 @@ REPAIRED = ("quantises", "compensates")
     area="quantize",
     laws=("quantises",),
 )
-def qlora(bits: int = 4, group: int = 64, rank: int = 64, double: bool = True) -> Recipe:
+def qlora(bits: Bits = 4, group: int = 64, rank: int = 64, double: bool = True) -> Recipe:
     """NF4 weights, their scales quantised too, and a LoRA pair that trains; needs no data."""
-    return Recipe(
-        compensation(to_normal_float(bits, group, double), fresh()), rank=rank, train_rewritten=True
-    )
+    return with_bits(
+        bits, lambda b: compensation(to_normal_float(b, group, double), fresh()), rank=rank,
+        train_rewritten=True,
+    )  # fmt: skip
 
 
 @method(
@@ -38,10 +40,13 @@ def qlora(bits: int = 4, group: int = 64, rank: int = 64, double: bool = True) -
     area="quantize",
     laws=REPAIRED,
 )
-def loftq(bits: int = 4, group: int = 64, rank: int = 16, rounds: int = 5) -> Recipe:
+def loftq(bits: Bits = 4, group: int = 64, rank: int = 16, rounds: int = 5) -> Recipe:
     """Quantisation to normal floats and the SVD of what it loses, in turn; the factors train."""
-    family = compensation(to_normal_float(bits, group), truncation(euclidean()), rounds)
-    return Recipe(family, rank=rank, train_rewritten=True)
+    truncated = truncation(euclidean())
+    return with_bits(
+        bits, lambda b: compensation(to_normal_float(b, group), truncated, rounds), rank=rank,
+        train_rewritten=True,
+    )  # fmt: skip
 
 
 @method(
@@ -58,7 +63,7 @@ def loftq(bits: int = 4, group: int = 64, rank: int = 16, rounds: int = 5) -> Re
     laws=REPAIRED,
 )
 def lq_lora(
-    bits: int | None = 4,
+    bits: Bits = 4,
     group: int = 64,
     rank: int = 64,
     rounds: int = 20,
@@ -67,17 +72,17 @@ def lq_lora(
 ) -> Recipe:
     """LoftQ's alternation with errors weighed by the Fisher information; the factors train.
 
-    bits: 2 to 8 at every site; None: 2, 3, 4 or 8 with groups of 16, 32 or 64, chosen for each
-    site by an integer program under `size` or `keep`, at one `rank`.
+    bits: 2 to 8 at every site; or several, of which each site gets one, with groups of 16, 32 or
+    64, by an integer program under `size` or `keep`, at one `rank`.
     """
     truncated = truncation(fisher() if weighted else euclidean())
 
     def at(bits: int, group: int) -> Family:
         return compensation(to_normal_float(bits, group, double), truncated, rounds)
 
-    if bits is not None:
+    if isinstance(bits, int):
         return Recipe(at(bits, group), rank=rank, train_rewritten=True)
-    choices = {f"{b} bits by {g}": only(at(b, g), rank) for b in (2, 3, 4, 8) for g in (16, 32, 64)}
+    choices = {f"{b} bits by {g}": only(at(b, g), rank) for b in bits for g in (16, 32, 64)}
     return Recipe(any_of(choices), allocate="ilp", train_rewritten=True)
 
 
@@ -92,10 +97,10 @@ def lq_lora(
     area="quantize",
     laws=REPAIRED,
 )
-def lqer(bits: int = 4, group: int = 64, rank: int = 32, scaled: bool = True) -> Recipe:
+def lqer(bits: Bits = 4, group: int = 64, rank: int = 32, scaled: bool = True) -> Recipe:
     """The SVD of what rounding loses, weighed by the inputs' mean magnitudes where `scaled`."""
     measure = activation_scale(1.0) if scaled else euclidean()
-    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=rank)
+    return _repaired(bits, group, rank, measure)
 
 
 @method(
@@ -109,7 +114,12 @@ def lqer(bits: int = 4, group: int = 64, rank: int = 32, scaled: bool = True) ->
     area="quantize",
     laws=REPAIRED,
 )
-def qera(bits: int = 4, group: int = 64, rank: int = 32, exact: bool = True) -> Recipe:
+def qera(bits: Bits = 4, group: int = 64, rank: int = 32, exact: bool = True) -> Recipe:
     """The low-rank matrix that best repairs the outputs; not `exact`: with uncorrelated inputs."""
     measure = second_moment() if exact else activation_scale(1.0, of="rms")
-    return Recipe(compensation(round_to_nearest(bits, group), truncation(measure)), rank=rank)
+    return _repaired(bits, group, rank, measure)
+
+
+def _repaired(bits: Bits, group: int, rank: int, measure: Measure) -> Recipe:
+    truncated = truncation(measure)
+    return with_bits(bits, lambda b: compensation(round_to_nearest(b, group), truncated), rank=rank)

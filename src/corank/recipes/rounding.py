@@ -7,6 +7,7 @@ from ..quantizers import error_feedback, greedy_paths
 from ..quantizers import round_to_nearest as nearest
 from ..registry import Paper, Recipe, method
 from ..rewrites import quantisation
+from .bits import Bits, with_bits
 
 
 @method(
@@ -14,9 +15,9 @@ from ..rewrites import quantisation
     area="quantize",
     laws=("quantises",),
 )
-def round_to_nearest(bits: int = 4, group: int = 64, symmetric: bool = False) -> Recipe:
+def round_to_nearest(bits: Bits = 4, group: int = 64, symmetric: bool = False) -> Recipe:
     """The nearest of 2**bits evenly spaced values per group; needs no data."""
-    return Recipe(quantisation(nearest(bits, group, symmetric)))
+    return with_bits(bits, lambda b: quantisation(nearest(b, group, symmetric)))
 
 
 @method(
@@ -29,9 +30,12 @@ def round_to_nearest(bits: int = 4, group: int = 64, symmetric: bool = False) ->
     area="quantize",
     laws=("quantises", "beats_rounding"),
 )
-def gptq(bits: int = 4, group: int = 64, symmetric: bool = False, ridge: float = 0.01) -> Recipe:
+def gptq(bits: Bits = 4, group: int = 64, symmetric: bool = False, ridge: float = 0.01) -> Recipe:
     """Column after column, each rounded after taking over what those before it lost."""
-    return Recipe(quantisation(error_feedback(bits, group, symmetric, ridge), second_moment()))
+    error = second_moment()
+    return with_bits(
+        bits, lambda b: quantisation(error_feedback(b, group, symmetric, ridge), error)
+    )
 
 
 @method(
@@ -46,6 +50,7 @@ def gptq(bits: int = 4, group: int = 64, symmetric: bool = False, ridge: float =
     area="quantize",
     laws=("quantises", "beats_rounding"),
 )
-def gpfq(bits: int = 4, group: int = 64, symmetric: bool = False) -> Recipe:
+def gpfq(bits: Bits = 4, group: int = 64, symmetric: bool = False) -> Recipe:
     """Column after column, each rounded after the path of errors so far is projected on it."""
-    return Recipe(quantisation(greedy_paths(bits, group, symmetric), second_moment()))
+    error = second_moment()
+    return with_bits(bits, lambda b: quantisation(greedy_paths(b, group, symmetric), error))

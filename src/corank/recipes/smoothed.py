@@ -9,7 +9,8 @@ from torch import Tensor
 from ..metrics import euclidean, second_moment
 from ..quantizers import round_to_nearest
 from ..registry import Paper, Recipe, method
-from ..rewrites import compensation, quantisation, smoothing, truncation
+from ..rewrites import Family, compensation, quantisation, smoothing, truncation
+from .bits import Bits, with_bits
 
 _LEAST = 1e-4  # of the largest scale: a channel that never fires cannot be scaled back from zero
 
@@ -52,11 +53,15 @@ def _centred(scale: Tensor) -> Tensor:
     area="quantize",
     laws=("quantises", "beats_rounding"),
 )
-def awq(bits: int = 4, group: int = 64, points: int = 20) -> Recipe:
+def awq(bits: Bits = 4, group: int = 64, points: int = 20) -> Recipe:
     """Columns that read large inputs are scaled up before rounding, by the best of `points`."""
     scales, error = _by_activations(points), second_moment()
-    inner = quantisation(round_to_nearest(bits, group))
-    return Recipe(smoothing(inner, scales, error, frozenset({"abs_mean"})))
+
+    def family(bits: int) -> Family:
+        inner = quantisation(round_to_nearest(bits, group), error)
+        return smoothing(inner, scales, error, frozenset({"abs_mean"}))
+
+    return with_bits(bits, family)
 
 
 @method(
@@ -72,12 +77,15 @@ def awq(bits: int = 4, group: int = 64, points: int = 20) -> Recipe:
     laws=("quantises", "compensates"),
 )
 def svdquant(
-    bits: int = 4, group: int = 64, rank: int = 32, rounds: int = 1, points: int = 10
+    bits: Bits = 4, group: int = 64, rank: int = 32, rounds: int = 1, points: int = 10
 ) -> Recipe:
     """Outliers are shifted from inputs to weights, and a low-rank branch takes them from there."""
-    repaired = compensation(
-        round_to_nearest(bits, group), truncation(euclidean()), rounds, repair_first=True
-    )
-    scales = _between(points)
-    family = smoothing(repaired, scales, second_moment(), frozenset({"abs_max"}))
-    return Recipe(family, rank=rank)
+    scales, error = _between(points), second_moment()
+
+    def family(bits: int) -> Family:
+        repaired = compensation(
+            round_to_nearest(bits, group), truncation(euclidean()), rounds, repair_first=True
+        )
+        return smoothing(repaired, scales, error, frozenset({"abs_max"}))
+
+    return with_bits(bits, family, rank=rank)
