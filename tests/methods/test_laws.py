@@ -456,3 +456,17 @@ def test_eora_repairs_an_earlier_compression_when_the_original_is_known():
 def test_the_laws_speak_of_registered_methods():
     speaking = partial(filter, None)
     assert all(key in METHODS for pair in SAME_MINIMISER for key in speaking(pair))
+
+
+def test_a_dictionary_of_an_embedding_weighs_rows_by_how_often_they_are_read():
+    recipe = METHODS["compot"].recipe({})
+    given = of(recipe, (24, 16))
+    site, weight = given.sites[0], given.ops[0].dense()
+    counts = torch.ones(24, dtype=torch.float64)
+    counts[:6] = 1e6
+    errors = []
+    for seen in (torch.ones_like(counts), counts):
+        site.stats = {"row_counts": seen}
+        error = weight - recipe.family.build(given, 6)[0].dense()
+        errors.append(float(error[:6].norm()))
+    assert errors[1] < 0.9 * errors[0]

@@ -23,9 +23,9 @@ def error_feedback(
     """Column t becomes Q(w_t + sum over s < t of (w_s - q_s) U_st), where C = (U + I) D (U + I)^T.
 
     C is the inputs' second moment with `ridge` >= 0 of its mean diagonal added, U strictly upper
-    triangular, D diagonal: GPTQ (arXiv 2210.17323) in the form of LDLQ (2307.13304),
-    which are the same. A group's scale is fitted to what its columns would be were none of them
-    rounded, as GPTQ has it.
+    triangular, D diagonal: GPTQ (arXiv 2210.17323) in the form of LDLQ (2307.13304), which computes
+    the same. A group's scale is fitted to what its columns would be were none of them rounded, as
+    GPTQ has it.
     """
     return _sequential(partial(_triangular, ridge=ridge), bits, group, symmetric)
 
@@ -33,7 +33,7 @@ def error_feedback(
 def greedy_paths(bits: int = 4, group: int = 64, symmetric: bool = False) -> Quantizer:
     """Column t becomes Q(w_t + sum over s < t of (w_s - q_s) C_st / C_tt): GPFQ.
 
-    <x_t, u> / |x_t|^2 of the error u so far (arXiv 2201.11113), read off the inputs'
+    The sum is <x_t, u> / |x_t|^2 of the error u so far (arXiv 2201.11113), read off the inputs'
     second moment C. A column that is never active, C_tt = 0, is rounded by itself.
     """
     return _sequential(_projected, bits, group, symmetric)

@@ -21,8 +21,8 @@ def compensation(
 
     In further `rounds` Q quantises W - L, and L repairs anew; the best of the pairs in the measure
     of `second` is kept. `repair_first`: L is fitted to W before Q is to W - L, in every round. Rank
-    0 is Q alone. Where a site has an original beside its operator, the
-    operator is what an earlier rewrite made of it, so it stays as Q, and W is the original's.
+    0 is Q alone. Where a site has an original beside its operator, the operator is what an earlier
+    rewrite made of it, so it stays as Q, and W is the original's.
 
     The errors of the menu are those of the first round.
     """
@@ -55,10 +55,9 @@ def _is_repaired_only(site: Site) -> bool:
 
 
 def _less(unit: Unit, ops: list[Operator]) -> Unit:
-    """W less those operators, or W itself where there are none."""
-    wanted = _wanted(unit)
-    left = [w - op.dense().detach().to(w) for w, op in zip(wanted, ops, strict=bool(ops))]
-    return Unit(unit.sites, [Dense(w) for w in (left or wanted)])
+    """W less those operators."""
+    left = [w - op.dense().detach().to(w) for w, op in zip(_wanted(unit), ops, strict=True)]
+    return Unit(unit.sites, [Dense(w) for w in left])
 
 
 def _counts(first: Quantizer, second: Family, unit: Unit, size: int) -> list[Counts]:
@@ -87,7 +86,7 @@ def _build(
     if size == 0:
         return coarse
     if repair_first:
-        lost = _less(unit, [])
+        lost = Unit(unit.sites, [Dense(w) for w in _wanted(unit)])
     least, best = math.inf, coarse
     for i in range(rounds):
         repairs = second.build(lost, size)

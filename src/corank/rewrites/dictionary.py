@@ -14,6 +14,7 @@ from ..linalg.checks import check_finite
 from ..linalg.symmetric import numeric_cut
 from ..metrics import Measure
 from ..operators import Dense, Operator, Product, RowSparse, column_type
+from .building import menu_by_building
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -28,11 +29,18 @@ def dictionary(measure: Measure, fit: Fit, atoms_per_nonzero: float = 2.0) -> Fa
     """W -> S D, each row of S with k / `atoms_per_nonzero` of the k atoms, for a size of k.
 
     `fit` is given W L and returns S and D L, in the coordinates of the inputs' moment C = L L^T,
-    which is inverted on its numeric range only. Errors of the menu are found by building.
+    which is inverted on its numeric range only; rows count as the metric weighs them. Errors of the
+    menu are found by building.
     """
     build = partial(_build, measure, atoms_per_nonzero, fit)
     counts = partial(_counts, atoms_per_nonzero)
-    return Family(partial(_menu, measure, build, counts), build, counts, measure, measure.needs)
+
+    def menu(unit: Unit) -> Menu:
+        most = min(unit.ops[0].shape)
+        sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
+        return menu_by_building(unit, sizes, counts, build, measure)
+
+    return Family(menu, build, counts, measure, measure.needs)
 
 
 def _nonzeros(atoms: int, atoms_per_nonzero: float) -> int:
@@ -50,10 +58,13 @@ def _build(
     weight = op.dense().detach()
     check_finite(weight, f"the weight of {site.where}")
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    root, back = _root(measure(site.stats).right, wide)
+    metric = measure(site.stats)
+    root, back = _root(metric.right, wide)
+    rows = torch.ones(1).to(wide) if metric.left is None else metric.left.to(wide).sqrt()
     kept = _nonzeros(atoms, atoms_per_nonzero)
     inside = min(atoms, root.shape[1])  # more atoms than the inputs have directions say nothing
-    codes, d = fit(wide @ root, inside, min(kept, inside))
+    codes, d = fit(rows[:, None] * wide @ root, inside, min(kept, inside))
+    codes = codes / rows[:, None]
     if inside < atoms:
         codes = torch.cat([codes, codes.new_zeros(len(codes), atoms - inside)], 1)
         d = torch.cat([d, d.new_zeros(atoms - inside, d.shape[1])])
@@ -86,19 +97,3 @@ def _counts(atoms_per_nonzero: float, unit: Unit, atoms: int | None) -> list[Cou
     kept = out * _nonzeros(atoms, atoms_per_nonzero)
     numel = kept + atoms * into
     return [(numel, numel * op.dtype.itemsize + kept * column_type(atoms).itemsize)]
-
-
-def _menu(measure: Measure, build: partial[list[Operator]], counts: partial[list[Counts]],
-          unit: Unit) -> Menu:  # fmt: skip
-    (site,), (op,) = unit.sites, unit.ops
-    most = min(op.shape)
-    sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
-    costs = {k: counts(unit, k)[0][1] for k in sizes}
-    paying = [k for k in sizes if costs[k] < unit.bytes]
-
-    def errors() -> list[float]:
-        metric, weight = measure(site.stats), op.dense().detach().float()
-        made = (build(unit, k)[0].dense().float() for k in paying)
-        return [*(float(metric.loss(weight - m)) for m in made), 0.0]
-
-    return Menu([*paying, None], [*(costs[k] for k in paying), unit.bytes], errors)

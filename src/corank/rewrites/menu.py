@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-#: What a unit can become: a rank, another method's own choice (see `Setting`), or None, as it is.
+#: What a unit can become: a rank, (a key, a size) of `any_of`, or None, as it is.
 Size = Hashable
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..errors import SiteError
 from ..linalg import exact_svd
 from ..linalg.checks import check_finite
-from ..metrics import Measure, Metric
+from ..metrics import Measure, Metric, euclidean
 from ..operators import Dense, Operator, Product
+from .building import menu_by_building
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -28,7 +29,12 @@ def skeleton(importance: Measure, select: Selection) -> Family:
     those of the Frobenius norm, found by building every size.
     """
     build = partial(_build, importance, select)
-    return Family(partial(_menu, build), build, _counts, needs=importance.needs)
+
+    def menu(unit: Unit) -> Menu:
+        sizes = range(1, min(unit.ops[0].shape) + 1)
+        return menu_by_building(unit, sizes, _counts, build, euclidean())
+
+    return Family(menu, build, _counts, euclidean(), importance.needs)
 
 
 def _build(importance: Measure, select: Selection, unit: Unit, rank: int) -> list[Operator]:
@@ -68,16 +74,3 @@ def _counts(unit: Unit, rank: int | None) -> list[Counts]:
         return [(op.numel(), op.bytes())]
     numel = rank * (sum(op.shape) + rank)
     return [(numel, numel * op.dtype.itemsize)]
-
-
-def _menu(build: Callable[[Unit, int], list[Operator]], unit: Unit) -> Menu:
-    (op,) = unit.ops
-    costs = {r: _counts(unit, r)[0][1] for r in range(1, min(op.shape) + 1)}
-    paying = [r for r, cost in costs.items() if cost < unit.bytes]
-
-    def errors() -> list[float]:
-        weight = op.dense().detach().float()
-        made = (build(unit, r)[0].dense().float() for r in paying)
-        return [*(float((weight - m).square().sum()) for m in made), 0.0]
-
-    return Menu([*paying, None], [*(costs[r] for r in paying), unit.bytes], errors)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..metrics import Measure
+from ..operators import Operator
+from .menu import Menu
+from .rewrite import Counts, Unit
+
+
+def menu_by_building(
+    unit: Unit,
+    sizes: Iterable[int],
+    counts: Callable[[Unit, int], list[Counts]],
+    build: Callable[[Unit, int], list[Operator]],
+    measure: Measure,
+) -> Menu:
+    """Those of the ascending `sizes` that store less than the unit does, and None.
+
+    An error is that of what is built, in `measure`: all sizes are built when errors are asked for.
+    """
+    costs = {size: sum(bytes_ for _, bytes_ in counts(unit, size)) for size in sizes}
+    paying = {size: cost for size, cost in costs.items() if cost < unit.bytes}
+
+    def error(size: int) -> float:
+        return sum(
+            float(measure(site.stats).loss(op.dense().detach() - made.dense().detach()))
+            for site, op, made in zip(unit.sites, unit.ops, build(unit, size), strict=True)
+        )
+
+    return Menu([*paying, None], [*paying.values(), unit.bytes], lambda: [*map(error, paying), 0.0])
