@@ -6,7 +6,16 @@ from functools import partial
 import pytest
 import torch
 
-from corank.operators import Quantised, normal_float, quantise_codebook, quantise_uniform
+from corank.models import Site
+from corank.operators import (
+    Dense,
+    Quantised,
+    normal_float,
+    quantise_codebook,
+    quantise_signs,
+    quantise_uniform,
+    settle,
+)
 from corank.registry import METHODS
 from corank.rewrites import Unit, spectrum
 
@@ -31,7 +40,8 @@ def of(recipe, shape, dtype=torch.float64):
 
 def size(recipe, given):
     """A size that the method offers, a small one where there are many."""
-    return max(s for s in recipe.family.menu(given).sizes if isinstance(s, int) and s <= 5)
+    sizes = [s for s in recipe.family.menu(given).sizes if isinstance(s, int)]
+    return max([s for s in sizes if s <= 5] or sizes[:1])
 
 
 def measure(recipe, given):
@@ -274,6 +284,57 @@ def test_making_good_beats_rounding_each_number_by_itself(method):
         losses = [float(metric.loss(weight - r.family.build(given, 0)[0].dense()))
                   for r in (recipe, plain)]  # fmt: skip
         assert losses[0] < losses[1]
+
+
+@law("signs")
+@shapes
+def test_signs_settle_to_the_bytes_that_were_told(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape, torch.float32)
+    chosen = size(recipe, given)
+    (op,) = recipe.family.build(given, chosen)
+    before = op.dense()
+    settled = settle(op)
+    assert torch.equal(settled.dense(), before)
+    assert recipe.family.counts(given, chosen) == [(settled.numel(), settled.bytes())]
+
+
+def test_onebits_scales_are_the_best_for_its_signs_taken_from_the_magnitudes():
+    recipe = METHODS["onebit"].recipe({})
+    given = of(recipe, (24, 16))
+    weight = given.ops[0].dense()
+    (op,) = recipe.family.build(given, 0)
+    u, s, vh = torch.linalg.svd(weight.abs())
+    nearest = s[0] * torch.outer(u[:, 0], vh[0]).abs()
+    torch.testing.assert_close(op.dense(), nearest * weight.sign())
+    one_scale = quantise_signs(weight, 16).dense()  # of OneBit's kind, with equal columns
+    assert (op.dense() - weight).norm() < (one_scale - weight).norm()
+
+
+def test_littlebit_equals_its_own_recipe_done_literally():
+    recipe = METHODS["littlebit"].recipe({"bits": None})
+    given = of(recipe, (24, 16))
+    weight = given.ops[0].dense()
+    total = torch.zeros_like(weight)
+    for _ in range(2):
+        u, s, vh = torch.linalg.svd(weight - total, full_matrices=False)
+        left, right = u[:, :8] * s[:8].sqrt(), s[:8, None].sqrt() * vh[:8]
+        parts = []
+        for factor in (left, right):
+            a, d, b = torch.linalg.svd(factor.abs())
+            parts.append(d[0] * torch.outer(a[:, 0], b[0]).abs() * factor.sign())
+        total = total + parts[0] @ parts[1]
+    torch.testing.assert_close(recipe.family.build(given, 8)[0].dense(), total)
+
+
+def test_littlebits_width_is_the_papers():
+    for bits, residual, wanted in ((1.0, True, 1000), (0.1, True, 80), (1.0, False, 2024)):
+        recipe = METHODS["littlebit"].recipe({"bits": bits, "residual": residual})
+        site, op = (
+            Site("s", "q", 0, (4096, 4096), False, "linear"),
+            Dense(torch.empty(4096, 4096, device="meta")),
+        )
+        assert recipe.family.menu(Unit([site], [op])).sizes == [wanted]
 
 
 ALTERNATING = [m for m in COMPRESSES if "rounds" in m.parameters]

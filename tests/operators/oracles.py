@@ -47,6 +47,7 @@ from corank.operators import (
     ScoreMasked,
     Seeded,
     Select,
+    Signs,
     Sketched,
     Sparse,
     Stretch,
@@ -176,6 +177,16 @@ def row_sparse() -> Case:
         for k, j in enumerate(row):
             w[i, j] = values[i, k]
     return RowSparse(values, torch.tensor(columns, dtype=torch.uint8), 6), w
+
+
+@oracle
+def signs_detached() -> Case:
+    latent, scale = rand(4, 6), rand(4)
+    w = torch.zeros(4, 6, dtype=torch.float64)
+    for i in range(4):
+        for j in range(6):
+            w[i, j] = scale[i] if latent[i, j] > 0 else -scale[i]
+    return Signs(latent, scale, slope=2.0), w
 
 
 @oracle

@@ -8,7 +8,7 @@ import torch
 import corank
 from corank.calibration.outputs import outputs
 from corank.models import find_sites, read
-from corank.operators import LowRank, Quantised
+from corank.operators import LowRank, Quantised, Signs
 from corank.registry import METHODS
 
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
@@ -121,3 +121,26 @@ def test_what_cannot_be_is_refused_with_the_remedy():
         corank.quantize(model, "loftq", rank=2)
     assert torch.equal(model[0].operator.codes, codes)
     assert torch.equal(model[2].weight, before["2.weight"])
+
+
+@pytest.mark.parametrize("key", [m.key for m in corank.methods("quantize") if "signs" in m.laws])
+def test_signs_are_trained_and_stored_as_bits(key, tmp_path):
+    models = original, started, trained = [tiny_llama() for _ in range(3)]
+    told = corank.quantize(original, key, dry_run=True)
+    corank.quantize(started, key, heal_minutes=0)
+    report = corank.quantize(trained, key, data=tokens(), heal_minutes=0.02)
+    assert told.totals["bytes_after"] == report.totals["bytes_after"]
+    wanted, start, end = ([y.flatten() for y in outputs(m, tokens(2))] for m in models)
+    errors = [sum(float((a - b).norm()) for a, b in zip(found, wanted, strict=True))
+              for found in (start, end)]  # fmt: skip
+    assert errors[1] < errors[0]
+    for model in (started, trained):
+        parts = [part for s in find_sites(model) for part in read(model, s).modules()]
+        assert any(isinstance(part, Quantised) and part.bits == 1 for part in parts)
+        assert not any(isinstance(part, Signs) for part in parts)
+    twins = zip(started.modules(), trained.modules(), strict=True)
+    flipped = [not torch.equal(a.codes, b.codes) for a, b in twins if isinstance(a, Quantised)]
+    assert any(flipped)
+    corank.save(trained, tmp_path)
+    again = outputs(type(trained).from_pretrained(tmp_path), tokens(1))
+    assert all(map(torch.equal, again, outputs(trained, tokens(1))))

@@ -13,7 +13,7 @@ from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
 from ..models import Site, blocks, install, read, read_bias
-from ..operators import LowRank, Operator, Quantised
+from ..operators import LowRank, Operator, Quantised, Signs, settle
 from ..registry import Recipe
 from ..rewrites import Family, Size, Unit
 from .aim import aim, is_aimed
@@ -123,6 +123,18 @@ def _bias(model: nn.Module, site: Site, op: Operator, change: Tensor) -> Tensor:
         moved = change @ site.stats["mean"].to(change)
     before = read_bias(model, site)
     return moved if before is None else moved + before.detach().to(moved)
+
+
+def settle_signs(model: nn.Module, plan: Plan) -> None:
+    """Put codes in the place of signs that could have trained."""
+    for site in plan.sites:
+        op = read(model, site)
+        if any(isinstance(part, Signs) for part in op.modules()):
+            settled = settle(op)
+            for part in settled.modules():
+                if isinstance(part, Quantised):
+                    part.requires_grad_(False)
+            install(model, site, settled)
 
 
 def freeze_all_but_factors(model: nn.Module, plan: Plan) -> None:

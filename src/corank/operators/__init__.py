@@ -52,6 +52,7 @@ from .score_masked import ScoreMasked
 from .seeded import Seeded, materialise
 from .select import Select
 from .selection import Selection
+from .signs import Signs, settle
 from .skeleton import build, describe, storable
 from .sketched import Sketched
 from .sparse import Sparse, sparsify
@@ -114,6 +115,7 @@ __all__ = [
     "Seeded",
     "Select",
     "Selection",
+    "Signs",
     "Sketched",
     "Sparse",
     "Standardised",
@@ -152,6 +154,7 @@ __all__ = [
     "quantise_uniform",
     "quantised",
     "requantise",
+    "settle",
     "sparsify",
     "storable",
     "trainable",

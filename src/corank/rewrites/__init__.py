@@ -10,6 +10,7 @@ from .fresh import fresh
 from .menu import Menu, Size, menu_of_ranks
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
+from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
 from .truncation import spectrum, truncation
@@ -40,6 +41,8 @@ __all__ = [
     "plus",
     "quantisation",
     "rooted",
+    "signed",
+    "signed_factors",
     "skeleton",
     "smoothing",
     "spectrum",

@@ -16,7 +16,12 @@ from ..adapters.factorized import forget
 from ..allocation import Allocator
 from ..calibration import batches, collect, load_statistics, save_statistics
 from ..engine.plan import make_plan, plan_by_shape
-from ..engine.rewriting import freeze_all_but_factors, rewrite_at_once, rewrite_in_cascade
+from ..engine.rewriting import (
+    freeze_all_but_factors,
+    rewrite_at_once,
+    rewrite_in_cascade,
+    settle_signs,
+)
 from ..engine.summary import describe_plan, describe_sites, model_sizes, total_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
@@ -140,6 +145,7 @@ def shrink(
             )  # fmt: skip
             seconds["healing"] = healed.seconds
             report.sections["healing"] = {"losses": healed.losses}
+        settle_signs(model, plan)
     forget(model, [site.name for site in sites])
     attach(model)
     report.sites = describe_sites(model, plan, errors)
