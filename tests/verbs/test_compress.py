@@ -8,6 +8,7 @@ import torch
 import corank
 from corank.allocation import ALLOCATORS
 from corank.calibration.outputs import outputs
+from corank.healing.losses import channel_loss
 from corank.models import find_sites, read
 from corank.operators import Dense, LowRank, Product
 from corank.registry import METHODS
@@ -299,3 +300,15 @@ def test_spilling_changes_nothing_and_leaves_no_file(tmp_path):
         results.append(model.state_dict())
     assert all(torch.equal(results[0][name], value) for name, value in results[1].items())
     assert not list(tmp_path.iterdir())
+
+
+def test_channels_are_compared_by_their_means_and_variances():
+    theirs = torch.tensor([[[1.0, 2.0], [3.0, 2.0]]])  # root mean square 4.5 ** 0.5
+    mine = torch.tensor([[[2.0, 2.0], [2.0, 4.0]]])
+    size = 4.5**0.5
+    means = [abs(2 - 2) / size, abs(3 - 2) / size]
+    variances = [abs(0 - 1) / 4.5, abs(1 - 0) / 4.5]
+    wanted = (sum(means) + sum(variances)) / 2
+    assert float(channel_loss([mine], [theirs], None)) == pytest.approx(wanted)
+    first = torch.tensor([[True, False]])
+    assert float(channel_loss([mine], [mine], first)) == 0

@@ -14,11 +14,15 @@ from corank.registry import METHODS
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
 KEYS = [m.key for m in corank.methods("quantize") if "quantises" in m.laws]
-TRAINED = ["qlora", "loftq", "lq_lora"]
+TRAINED = ["qlora", "loftq", "lq_lora", "int21"]
 
 
-def with_rank(key):
-    return {} if METHODS[key].recipe({}).rank is None else {"rank": 4}
+def quick(key):
+    """A small rank, and no minutes of healing."""
+    recipe = METHODS[key].recipe({})
+    return ({} if recipe.rank is None else {"rank": 4}) | (
+        {"heal_minutes": 0} if recipe.heal else {}
+    )
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_bert], ids=["llama", "bert"])
@@ -26,8 +30,8 @@ def with_rank(key):
 def test_every_method_quantises_a_whole_model(key, build, tmp_path):
     model = build()
     before = outputs(model, tokens(1))
-    planned = corank.quantize(copy.deepcopy(model), key, bits=4, dry_run=True, **with_rank(key))
-    report = corank.quantize(model, key, bits=4, data=tokens(), **with_rank(key))
+    planned = corank.quantize(copy.deepcopy(model), key, bits=4, dry_run=True, **quick(key))
+    report = corank.quantize(model, key, bits=4, data=tokens(), **quick(key))
     assert planned.totals["bytes_after"] == report.totals["bytes_after"]
     assert report.totals["model_bytes_after"] == sum(
         t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())
@@ -46,11 +50,27 @@ def test_every_method_quantises_a_whole_model(key, build, tmp_path):
 @pytest.mark.parametrize("key", TRAINED)
 def test_for_fine_tuning_the_factors_train_and_nothing_else(key):
     model = tiny_llama()
-    corank.quantize(model, key, rank=2, data=tokens())
+    corank.quantize(model, key, data=tokens(), **quick(key) | {"rank": 2})
     factors = {id(p) for m in model.modules() if isinstance(m, LowRank) for p in m.parameters()}
     assert factors == {id(p) for p in model.parameters() if p.requires_grad}
     model(**tokens(1)[0], labels=tokens(1)[0]["input_ids"]).loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("key", ["int21", "norm_tweaking"])
+def test_what_trains_is_trained_towards_the_original(key):
+    quantised, trained = tiny_llama(), tiny_llama()
+    corank.quantize(quantised, key, bits=2, data=tokens(), **quick(key))
+    rank = {"rank": 4} if "rank" in METHODS[key].parameters else {}
+    report = corank.quantize(trained, key, bits=2, data=tokens(), heal_minutes=0.02, **rank)
+    losses = report.sections["healing"]["losses"]
+    assert losses[-1] < losses[0]
+    moved = {
+        type(trained.get_submodule(name.rpartition(".")[0])).__name__
+        for name, p in trained.named_parameters()
+        if not torch.equal(p, quantised.get_parameter(name))
+    }
+    assert moved == ({"LowRank"} if key == "int21" else {"LlamaRMSNorm"})
 
 
 def test_a_budget_in_bytes_is_met_from_below_and_spent_on_ranks():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
-from ..models import Site, blocks, install, read, read_bias
+from ..models import Site, blocks, find_norms, install, read, read_bias
 from ..operators import LowRank, Operator, Quantised, Signs, settle
 from ..registry import Recipe
 from ..rewrites import Family, Size, Unit
@@ -137,9 +137,13 @@ def settle_signs(model: nn.Module, plan: Plan) -> None:
             install(model, site, settled)
 
 
-def freeze_all_but_factors(model: nn.Module, plan: Plan) -> None:
-    """Leave only the low-rank factors of the sites that were rewritten trainable."""
+def freeze_all_but(chosen: Literal["factors", "norms"], model: nn.Module, plan: Plan) -> None:
+    """Leave only the low-rank factors of the sites that were rewritten trainable, or the norms."""
     model.requires_grad_(False)
+    if chosen == "norms":
+        for norm in find_norms(model):
+            norm.requires_grad_(True)
+        return
     for unit, size in zip(plan.units, plan.sizes, strict=True):
         if size is not None:
             for site in unit.sites:

@@ -19,7 +19,7 @@ from ..calibration.running import call, device_of, untouched
 from ..models import blocks, is_rewritten, read, survey
 from ..operators import Operator
 from .features import block_features
-from .losses import feature_loss, output_loss, perturbation_loss, token_mask
+from .losses import channel_loss, feature_loss, output_loss, perturbation_loss, token_mask
 
 WARM_UP = 0.05
 BETAS = (0.9, 0.98)  # some hundred steps: the usual 0.999 would average over all of them
@@ -47,6 +47,7 @@ def heal(
     learning_rate: float = 6e-4,
     features: float = 1.0,
     output: float = 1.0,
+    channels: float = 0.0,
     perturbation: float = 0.0,
     epsilon: float = 0.0,
     seed: int = 0,
@@ -57,6 +58,7 @@ def heal(
     """Distil `original` into `model`, in place, on `data`: no labels are used.
 
     loss = features * mean over blocks of the relative squared error of their outputs
+         + channels * mean over blocks of the distance of their channels' means and variances
          + output * KL(original || model) of the logits (relative squared error without logits)
          + perturbation * mean over rewritten weights of max(0, max|W' - W| - epsilon)^2.
 
@@ -114,6 +116,8 @@ def heal(
             loss = output * output_loss(main_output(found), main_output(expected), mask, logits)
             if mine:
                 loss = loss + features * feature_loss(mine, theirs, mask)
+                if channels:
+                    loss = loss + channels * channel_loss(mine, theirs, mask)
             if pairs:
                 loss = loss + perturbation * perturbation_loss(pairs, epsilon)
             if not torch.isfinite(loss):

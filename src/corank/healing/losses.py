@@ -29,6 +29,26 @@ def feature_loss(
     return torch.stack(losses).mean()
 
 
+def channel_loss(
+    features: Sequence[Tensor], wanted: Sequence[Tensor], mask: Tensor | None
+) -> Tensor:
+    """Mean over the blocks of how far their channels' statistics over the tokens are apart.
+
+    That is the mean over channels of |difference of means| + |difference of variances|, in units of
+    the original features' root mean square (Norm Tweaking, arXiv 2309.02784, its L_dist).
+    """
+    losses = []
+    for mine, theirs in zip(features, wanted, strict=True):
+        if mask is not None and mask.shape == mine.shape[: mask.ndim]:
+            mine, theirs = mine[mask], theirs[mask]
+        size = theirs.float().square().mean().sqrt()
+        one, two = ((x.float() / size).flatten(0, -2) for x in (mine, theirs))
+        means = (one.mean(0) - two.mean(0)).abs()
+        variances = (one.var(0, correction=0) - two.var(0, correction=0)).abs()
+        losses.append((means + variances).mean())
+    return torch.stack(losses).mean()
+
+
 def output_loss(mine: Tensor, theirs: Tensor, mask: Tensor | None, logits: bool) -> Tensor:
     """KL(original || healed) per token for logits, else the relative squared error."""
     if not logits:

@@ -4,6 +4,7 @@ from .blocks import Stack, blocks, stacks
 from .coupled import Channels, channels
 from .finding import survey
 from .kinds import Refused
+from .norms import find_norms
 from .places import (
     densify,
     give_back,
@@ -29,6 +30,7 @@ __all__ = [
     "channels",
     "choose_sites",
     "densify",
+    "find_norms",
     "find_sites",
     "give_back",
     "in_layers",

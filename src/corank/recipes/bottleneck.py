@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import SiteError
-from ..models import Site
+from ..models import Site, find_norms
 from ..operators import Bottleneck, KronSum, Operator, Product
 from ..registry import Adaptation, Paper, method
 from ..rewrites import Rewrite
@@ -83,5 +83,4 @@ def compacter(
 
 def _norms(model: nn.Module, sites: Sequence[Site]) -> list[nn.Parameter]:
     """Weights and biases of the model's normalisations over features."""
-    norms = [m for m in model.modules() if type(m).__name__.endswith(("LayerNorm", "RMSNorm"))]
-    return list(dict.fromkeys(p for norm in norms for p in norm.parameters()))
+    return list(dict.fromkeys(p for norm in find_norms(model) for p in norm.parameters()))

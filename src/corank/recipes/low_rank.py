@@ -118,7 +118,7 @@ def kfac_svd(shrink: float = 0.1, shrink_output: float = 0.3) -> Recipe:
 )
 def welore() -> Recipe:
     """Non-uniform ranks by a common heavy-tail threshold; only the factors stay trainable."""
-    return Recipe(truncation(euclidean()), allocate="heavy_tail", train_rewritten=True)
+    return Recipe(truncation(euclidean()), allocate="heavy_tail", trains="factors")
 
 
 @method(

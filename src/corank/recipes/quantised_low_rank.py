@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..metrics import Measure, activation_scale, euclidean, fisher, second_moment
 from ..quantizers import round_to_nearest, to_normal_float
-from ..registry import Paper, Recipe, method
+from ..registry import Healing, Paper, Recipe, method
 from ..rewrites import Family, any_of, compensation, fresh, only, truncation
 from .bits import Bits, with_bits
 
@@ -26,7 +26,7 @@ def qlora(bits: Bits = 4, group: int = 64, rank: int = 64, double: bool = True) 
     """NF4 weights, their scales quantised too, and a LoRA pair that trains; needs no data."""
     return with_bits(
         bits, lambda b: compensation(to_normal_float(b, group, double), fresh()), rank=rank,
-        train_rewritten=True,
+        trains="factors",
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def loftq(bits: Bits = 4, group: int = 64, rank: int = 16, rounds: int = 5) -> R
     truncated = truncation(euclidean())
     return with_bits(
         bits, lambda b: compensation(to_normal_float(b, group), truncated, rounds), rank=rank,
-        train_rewritten=True,
+        trains="factors",
     )  # fmt: skip
 
 
@@ -81,9 +81,9 @@ def lq_lora(
         return compensation(to_normal_float(bits, group, double), truncated, rounds)
 
     if isinstance(bits, int):
-        return Recipe(at(bits, group), rank=rank, train_rewritten=True)
+        return Recipe(at(bits, group), rank=rank, trains="factors")
     choices = {f"{b} bits by {g}": only(at(b, g), rank) for b in bits for g in (16, 32, 64)}
-    return Recipe(any_of(choices), allocate="ilp", train_rewritten=True)
+    return Recipe(any_of(choices), allocate="ilp", trains="factors")
 
 
 @method(
@@ -118,6 +118,27 @@ def qera(bits: Bits = 4, group: int = 64, rank: int = 32, exact: bool = True) ->
     """The low-rank matrix that best repairs the outputs; not `exact`: with uncorrelated inputs."""
     measure = second_moment() if exact else activation_scale(1.0, of="rms")
     return _repaired(bits, group, rank, measure)
+
+
+@method(
+    Paper(
+        "INT2.1: Towards Fine-Tunable Quantized Large Language Models with Error Correction "
+        "through Low-Rank Adaptation",
+        "2306.08162",
+        "the abstract: low-rank error correction, added factors trained to close the gap between "
+        "the quantised model and the original; the body was not read",
+        "the gap is the distance of the final outputs; codes are rounded to nearest; its "
+        "memory-efficient fine-tuning is any training loop over what trains here",
+    ),
+    area="quantize",
+    laws=("quantises", "heals"),
+)
+def int21(bits: Bits = 2, group: int = 64, rank: int = 16) -> Recipe:
+    """Codes and a fresh low-rank pair, trained until the model answers as the original did."""
+    return with_bits(
+        bits, lambda b: compensation(round_to_nearest(b, group), fresh()), rank=rank,
+        trains="factors", heal=Healing(distillation=0.0, output=1.0),
+    )  # fmt: skip
 
 
 def _repaired(bits: Bits, group: int, rank: int, measure: Measure) -> Recipe:

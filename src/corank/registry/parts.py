@@ -43,12 +43,14 @@ class Healing:
     """How a compressed model is trained back towards the original; see `corank.heal`.
 
     loss = distillation * relative squared error of the blocks' features
+         + channels * distance of their channels' means and variances
          + output * distance of the outputs
          + perturbation * mean over weights of max(0, max|W' - W| - epsilon)^2.
     """
 
     distillation: float = 1.0
     output: float = 1.0
+    channels: float = 0.0
     perturbation: float = 0.0
     epsilon: float = 0.0
 
@@ -59,8 +61,9 @@ class Recipe:
 
     `family` makes the operators; `group` says which sites are rewritten together; `allocate`
     names the default allocator, and `rank` a default rank where the method has no budget;
-    `cascade` takes each site's inputs from the model compressed so far; `train_rewritten` leaves
-    only the low-rank factors of the rewritten sites trainable; `heal` is the training that follows.
+    `cascade` takes each site's inputs from the model compressed so far; `trains` leaves
+    only the low-rank factors of the rewritten sites trainable, or only the norms; `heal` is the
+    training that follows.
     """
 
     family: Family
@@ -68,7 +71,7 @@ class Recipe:
     allocate: str = "uniform"
     rank: int | None = None
     cascade: Cascade | None = None
-    train_rewritten: bool = False
+    trains: Literal["factors", "norms"] | None = None
     heal: Healing | None = None
 
 

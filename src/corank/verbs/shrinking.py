@@ -17,7 +17,7 @@ from ..allocation import Allocator
 from ..calibration import batches, collect, load_statistics, save_statistics
 from ..engine.plan import make_plan, plan_by_shape
 from ..engine.rewriting import (
-    freeze_all_but_factors,
+    freeze_all_but,
     rewrite_at_once,
     rewrite_in_cascade,
     settle_signs,
@@ -134,13 +134,14 @@ def shrink(
             errors = rewrite_at_once(model, plan, recipe, told)
         else:
             errors = rewrite_in_cascade(model, plan, recipe, inputs, options.spill, told)
-        if recipe.train_rewritten:
-            freeze_all_but_factors(model, plan)
+        if recipe.trains is not None:
+            freeze_all_but(recipe.trains, model, plan)
         seconds["factorisation"] = perf_counter() - started
         if healing and teacher is not None:
             healed = heal(
                 model, teacher, inputs, minutes=minutes,
                 features=healing.distillation, output=healing.output, seed=options.seed,
+                channels=healing.channels,
                 perturbation=healing.perturbation, epsilon=healing.epsilon, progress=told,
             )  # fmt: skip
             seconds["healing"] = healed.seconds
