@@ -151,6 +151,23 @@ def test_keeps_columns_and_rows_and_the_best_link_between_them(method, shape):
     torch.testing.assert_close(whole.dense(), weight)
 
 
+@law("stacks")
+@shapes
+def test_each_term_is_the_nearest_to_what_those_before_left(method, shape):
+    recipe = method.recipe({"rank": 2, "terms": 12})
+    given = of(recipe, shape)
+    weight, scale = given.ops[0].dense(), given.sites[0].stats["square_mean"].sqrt()
+    rest, losses = weight * (scale / scale.mean()), []
+    for size in range(1, 4):
+        u, s, vh = torch.linalg.svd(rest.abs(), full_matrices=False)
+        rest = rest - torch.where(rest > 0, 1.0, -1.0) * (u[:, :2] * s[:2] @ vh[:2])
+        (op,) = recipe.family.build(given, size)
+        torch.testing.assert_close(op.dense(), weight - rest / (scale / scale.mean()))
+        assert recipe.family.counts(given, size) == [(op.numel(), op.bytes())]
+        losses.append(float(rest.norm()))
+    assert losses == sorted(losses, reverse=True)
+
+
 @law("sparse_codes")
 @shapes
 def test_codes_are_sparse_counted_and_better_with_more_atoms(method, shape):

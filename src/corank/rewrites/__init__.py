@@ -7,6 +7,7 @@ from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .dictionary import Fit, dictionary
 from .fresh import fresh
+from .iterated import iterated_signs
 from .menu import Menu, Size, menu_of_ranks
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
@@ -35,6 +36,7 @@ __all__ = [
     "cut",
     "dictionary",
     "fresh",
+    "iterated_signs",
     "leading",
     "menu_of_ranks",
     "only",

@@ -1,0 +1,76 @@
+"""A matrix as a sum of signs times low-rank magnitudes, each fitted to what those before left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from math import prod
+
+import torch
+
+from ..errors import SiteError
+from ..linalg import balance, truncated_svd
+from ..linalg.checks import check_finite
+from ..operators import Hadamard, LowRank, Operator, Signs, Sum, settle
+from ..operators.packing import packed_width
+from .menu import Menu
+from .rewrite import Counts, Family, Unit
+
+
+def iterated_signs(rank: int, most: int) -> Family:
+    """W -> sum over i of sign(R_i) * (b_i a_i), b_i a_i the nearest of `rank` to |R_i|.
+
+    R_0 is W, and R_(i+1) what term i leaves of R_i. The size is how many terms there are, 1 to
+    `most`. The rank is an eighth of the weight's smaller side where that is less.
+    """
+    return Family(partial(_menu, rank, most), partial(_build, rank), partial(_counts, rank))
+
+
+def _rank(rank: int, op: Operator) -> int:
+    return min(rank, max(1, min(op.shape) // 8))
+
+
+def _build(rank: int, unit: Unit, size: int) -> list[Operator]:
+    if size < 1:
+        raise SiteError(unit.name, f"{size} terms are less than 1", "Ask for more")
+    terms = [term for term, _ in zip(_terms(rank, unit), range(size), strict=False)]
+    return [Sum(*terms) if len(terms) > 1 else terms[0]]
+
+
+def _terms(rank: int, unit: Unit) -> Iterator[Operator]:
+    (site,), (op,) = unit.sites, unit.ops
+    weight = op.dense().detach()
+    check_finite(weight, f"the weight of {site.where}")
+    rest = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    generator = site.generator()
+    while True:
+        u, s, vh, _ = truncated_svd(rest.abs(), _rank(rank, op), generator=generator)
+        b, a = balance(u * s, vh, weight.dtype)
+        signs = settle(Signs(rest.to(weight.dtype), torch.ones(len(rest)).to(weight)))
+        term = Hadamard(signs, LowRank(b.contiguous(), a.contiguous()))
+        rest = rest - term.dense().to(rest)
+        yield term
+
+
+def _counts(rank: int, unit: Unit, size: int | None) -> list[Counts]:
+    (op,) = unit.ops
+    if size is None:
+        return [(op.numel(), op.bytes())]
+    out, into = op.shape
+    values = _rank(rank, op) * (out + into) + out + 2  # factors, a scale a row, the two levels
+    each = out * packed_width(into, 1) + values * op.dtype.itemsize
+    return [(size * (prod(op.shape) + values), size * each)]
+
+
+def _menu(rank: int, most: int, unit: Unit) -> Menu:
+    costs = {n: _counts(rank, unit, n)[0][1] for n in range(1, most + 1)}
+    paying = [n for n, cost in costs.items() if cost < unit.bytes]
+
+    def errors() -> list[float]:
+        rest, found = unit.ops[0].dense().detach().float(), []
+        for term, _ in zip(_terms(rank, unit), paying, strict=False):
+            rest = rest - term.dense().float()
+            found.append(float(rest.square().sum()))
+        return [*found, 0.0]
+
+    return Menu([*paying, None], [*(costs[n] for n in paying), unit.bytes], errors)
