@@ -219,6 +219,24 @@ def test_every_block_is_the_nearest_of_its_rank(method, shape):
         method.recipe({"blocks": 5}).family.build(given, 1)
 
 
+@law("shared_blocks")
+@shapes
+def test_blocks_share_their_factors_and_are_counted(method, shape):
+    recipe = method.recipe({"blocks": 2})
+    given = of(recipe, shape)
+    (op,) = recipe.family.build(given, 3)
+    assert recipe.family.counts(given, 3) == [(op.numel(), op.bytes())]
+    assert op.numel() == 3 * (sum(shape) + 4)
+    u, _, s, _, v = op.operators
+    grid = torch.einsum("ipr,rij,jrq->ijpq", u.blocks, s.blocks, v.blocks)
+    torch.testing.assert_close(grid.transpose(1, 2).reshape(shape), op.dense())
+    errors = [float((given.ops[0].dense() - recipe.family.build(given, r)[0].dense()).norm())
+              for r in (1, 3, 6)]  # fmt: skip
+    assert errors == sorted(errors, reverse=True)
+    with pytest.raises(ValueError, match="do not divide into 5 blocks"):
+        method.recipe({"blocks": 5}).family.build(given, 1)
+
+
 def _quarters(matrix):
     return [part for half in matrix.chunk(2) for part in half.chunk(2, dim=1)]
 

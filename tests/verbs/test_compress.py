@@ -16,7 +16,7 @@ from corank.registry import METHODS
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
 KEYS = [m.key for m in corank.methods("compress")]
-LOSSLESS = [k for k in KEYS if not METHODS[k].laws & {"sparse_codes", "stacks"}]
+LOSSLESS = [k for k in KEYS if not METHODS[k].laws & {"sparse_codes", "stacks", "shared_blocks"}]
 BUDGETED = [k for k in KEYS if METHODS[k].recipe({}).rank is None]
 
 
@@ -49,7 +49,7 @@ def test_every_method_meets_its_budget_on_a_whole_model(key, build):
 
 
 @pytest.mark.parametrize(
-    "key", [k for k in KEYS if not METHODS[k].laws & {"sparse_codes", "stacks"}]
+    "key", [k for k in KEYS if not METHODS[k].laws & {"sparse_codes", "stacks", "shared_blocks"}]
 )
 def test_no_loss_at_full_rank(key):
     model = tiny_llama()

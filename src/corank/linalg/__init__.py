@@ -10,6 +10,7 @@ from .projection import energy, project, projection_spectrum
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .selection import SELECTIONS, by_leverage, by_volume, deim
+from .shared_blocks import shared_blocks
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
 from .triangular import ldu, pivoted_columns
@@ -43,6 +44,7 @@ __all__ = [
     "rank_by_entropy",
     "rank_by_tolerance",
     "root_psd",
+    "shared_blocks",
     "sqrt_psd",
     "stable_rank",
     "truncated_svd",

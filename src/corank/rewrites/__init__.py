@@ -1,7 +1,7 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
 from .adapting import Delta, between, plus, split, zero_low_rank
-from .blocks import block_truncation
+from .blocks import block_truncation, shared_truncation
 from .choosing import any_of, only
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
@@ -43,6 +43,7 @@ __all__ = [
     "plus",
     "quantisation",
     "rooted",
+    "shared_truncation",
     "signed",
     "signed_factors",
     "skeleton",

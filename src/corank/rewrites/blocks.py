@@ -1,4 +1,4 @@
-"""A matrix cut into a grid of blocks, each of low rank."""
+"""A matrix cut into a grid of blocks, each of low rank, with factors of its own or shared."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
+from ..linalg import shared_blocks
 from ..linalg.checks import check_finite
+from ..metrics import euclidean
 from ..operators import BlockDiagonal, Operator, Product, exchange
+from .building import menu_by_building
 from .menu import Menu, menu_of_ranks
 from .rewrite import Counts, Family, Unit
+
+#: How many sizes a menu offers whose errors are found by building.
+STEPS = 16
 
 
 def block_truncation(blocks: int) -> Family:
@@ -21,6 +27,48 @@ def block_truncation(blocks: int) -> Family:
     the nearest such matrix in the Frobenius norm. Stores r * blocks * (out + in) numbers.
     """
     return Family(partial(_menu, blocks), partial(_build, blocks), partial(_counts, blocks))
+
+
+def shared_truncation(blocks: int, steps: int) -> Family:
+    """W -> blocks U_i diag(s_ij) V_j^T of rank r, U_i shared along a row and V_j along a column.
+
+    Stored as L P S P' R: three block diagonal matrices with permutations between, of
+    r (out + in + blocks^2) numbers. Found by `linalg.shared_blocks`; errors by building.
+    """
+    build = partial(_build_shared, blocks, steps)
+    counts = partial(_count_shared, blocks)
+
+    def menu(unit: Unit) -> Menu:
+        most = _require_blocks(blocks, unit) * blocks
+        sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
+        return menu_by_building(unit, sizes, counts, build, euclidean())
+
+    return Family(menu, build, counts)
+
+
+def _build_shared(blocks: int, steps: int, unit: Unit, rank: int) -> list[Operator]:
+    _require_blocks(blocks, unit)
+    if rank < 1:
+        raise SiteError(unit.name, f"rank {rank} is less than 1", "Ask for a higher one")
+    generator = unit.sites[0].generator()
+    u, s, v = shared_blocks(_parts(blocks, unit), rank, steps, generator)
+    dtype = unit.ops[0].dtype
+    return [Product(
+        BlockDiagonal(u.to(dtype).contiguous()),
+        exchange(rank, blocks),
+        BlockDiagonal(s.permute(2, 0, 1).to(dtype).contiguous()),
+        exchange(blocks, rank),
+        BlockDiagonal(v.mT.to(dtype).contiguous()),
+    )]  # fmt: skip
+
+
+def _count_shared(blocks: int, unit: Unit, rank: int | None) -> list[Counts]:
+    (op,) = unit.ops
+    if rank is None:
+        return [(op.numel(), op.bytes())]
+    numel = rank * (sum(op.shape) + blocks**2)
+    index = 2 * 4 * rank * blocks  # of the permutations
+    return [(numel, numel * op.dtype.itemsize + index)]
 
 
 def _parts(blocks: int, unit: Unit) -> Tensor:  # (blocks, blocks, out / blocks, in / blocks)

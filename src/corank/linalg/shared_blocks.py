@@ -1,0 +1,57 @@
+"""A grid of blocks whose factors are shared along its rows and its columns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import check_finite
+
+
+def shared_blocks(
+    a: Tensor, rank: int, steps: int = 300, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """u (b, p, r), s (b, c, r), v (c, q, r) with a[i, j] ~ u_i diag(s_ij) v_j^T.
+
+    a: a grid of blocks (b, c, p, q). By alternating gradient descent, each step preconditioned by
+    the inverse of its own least-squares system plus a shift that shrinks with the error, at a rate
+    that falls from one to zero (BLAST, arXiv 2410.21262). The best step is kept.
+
+    Raises ValueError for a rank below one, other shapes or entries that are not finite.
+    """
+    check_finite(a, "a")
+    if a.ndim != 4 or rank < 1:
+        raise ValueError(
+            f"a must be a grid of blocks and rank at least 1: {tuple(a.shape)}, {rank}"
+        )
+    (b, c, p, q), size = a.shape, a.norm()
+    scale = (size / a.numel() ** 0.5 / rank**0.5).clamp_min(1e-30).sqrt()
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(a) * scale
+
+    u, v = draw(b, p, rank), draw(c, q, rank)
+    s = torch.rand(b, c, rank, generator=generator, dtype=torch.float64).to(a)
+    best, least = (u, s, v), torch.inf
+    for step in range(steps):
+        rate = 1 - step / steps
+        error = (a - torch.einsum("ipr,ijr,jqr->ijpq", u, s, v)).norm()
+        if error < least:
+            best, least = (u, s, v), error
+        shift = 0.1 * error / size.clamp_min(1e-30)
+        gram = torch.einsum("ijr,jqr,jqt,ijt->irt", s, v, v, s)
+        u = u - rate * _solve(gram, u @ gram - torch.einsum("ijpq,jqr,ijr->ipr", a, v, s), shift)
+        gram = torch.einsum("ijr,ipr,ipt,ijt->jrt", s, u, u, s)
+        v = v - rate * _solve(gram, v @ gram - torch.einsum("ijpq,ipr,ijr->jqr", a, u, s), shift)
+        gram = torch.einsum("ipr,ipt,jqr,jqt->ijrt", u, u, v, v)
+        slope = (gram @ s[..., None])[..., 0] - torch.einsum("ijpq,ipr,jqr->ijr", a, u, v)
+        s = s - rate * _solve(gram, slope[..., None, :], shift)[..., 0, :]
+    return best
+
+
+def _solve(gram: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    """slope (gram + shift * its mean diagonal)^-1, over the last two axes."""
+    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    eye = torch.eye(gram.shape[-1]).to(gram)
+    floor = torch.finfo(gram.dtype).eps
+    return torch.linalg.solve(gram + (shift + floor) * mean.clamp_min(floor) * eye, slope.mT).mT
