@@ -130,11 +130,7 @@ def settle_signs(model: nn.Module, plan: Plan) -> None:
     for site in plan.sites:
         op = read(model, site)
         if any(isinstance(part, Signs) for part in op.modules()):
-            settled = settle(op)
-            for part in settled.modules():
-                if isinstance(part, Quantised):
-                    part.requires_grad_(False)
-            install(model, site, settled)
+            install(model, site, settle(op))
 
 
 def freeze_all_but(chosen: Literal["factors", "norms"], model: nn.Module, plan: Plan) -> None:

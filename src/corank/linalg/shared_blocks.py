@@ -13,9 +13,9 @@ def shared_blocks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """u (b, p, r), s (b, c, r), v (c, q, r) with a[i, j] ~ u_i diag(s_ij) v_j^T.
 
-    a: a grid of blocks (b, c, p, q). By alternating gradient descent, each step preconditioned by
-    the inverse of its own least-squares system plus a shift that shrinks with the error, at a rate
-    that falls from one to zero (BLAST, arXiv 2410.21262). The best step is kept.
+    a: a grid of blocks (b, c, p, q). By preconditioned gradient descent, as in BLAST (2410.21262);
+    that each step divides by its own least-squares system plus a shift that shrinks with the error,
+    at a rate that falls from one to zero, is our reading. The best step is kept.
 
     Raises ValueError for a rank below one, other shapes or entries that are not finite.
     """

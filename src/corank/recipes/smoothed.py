@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-
-from torch import Tensor
-
 from ..metrics import euclidean, second_moment
 from ..quantizers import round_to_nearest
 from ..registry import Paper, Recipe, method
 from ..rewrites import Family, compensation, quantisation, smoothing, truncation
+from ..rewrites.scales import between, by_activations
 from .bits import Bits, with_bits
-
-_LEAST = 1e-4  # of the largest scale: a channel that never fires cannot be scaled back from zero
-
-
-def _by_activations(points: int) -> Callable[..., Iterator[Tensor]]:
-    def scales(weight: Tensor, stats: Mapping[str, Tensor]) -> Iterator[Tensor]:
-        size = _floored(stats["abs_mean"])
-        for i in range(points):
-            yield _centred(size ** (i / points))
-
-    return scales
-
-
-def _between(points: int) -> Callable[..., Iterator[Tensor]]:
-    def scales(weight: Tensor, stats: Mapping[str, Tensor]) -> Iterator[Tensor]:
-        inputs, columns = _floored(stats["abs_max"]), _floored(weight.abs().amax(0))
-        for i in range(points + 1):
-            alpha = i / points
-            yield _centred(inputs**alpha / columns.to(inputs) ** (1 - alpha))
-
-    return scales
-
-
-def _floored(size: Tensor) -> Tensor:
-    return size.clamp_min(max(float(size.max()), 1e-30) * _LEAST)
-
-
-def _centred(scale: Tensor) -> Tensor:
-    return scale / (scale.max() * scale.min()).sqrt()
 
 
 @method(
@@ -55,7 +23,7 @@ def _centred(scale: Tensor) -> Tensor:
 )
 def awq(bits: Bits = 4, group: int = 64, points: int = 20) -> Recipe:
     """Columns that read large inputs are scaled up before rounding, by the best of `points`."""
-    scales, error = _by_activations(points), second_moment()
+    scales, error = by_activations(points), second_moment()
 
     def family(bits: int) -> Family:
         inner = quantisation(round_to_nearest(bits, group), error)
@@ -80,7 +48,7 @@ def svdquant(
     bits: Bits = 4, group: int = 64, rank: int = 32, rounds: int = 1, points: int = 10
 ) -> Recipe:
     """Outliers are shifted from inputs to weights, and a low-rank branch takes them from there."""
-    scales, error = _between(points), second_moment()
+    scales, error = between(points), second_moment()
 
     def family(bits: int) -> Family:
         repaired = compensation(

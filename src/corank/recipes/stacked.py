@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
-from torch import Tensor
-
 from ..metrics import second_moment
 from ..registry import Paper, Recipe, method
 from ..rewrites import iterated_signs, smoothing
-
-
-def _rms(weight: Tensor, stats: Mapping[str, Tensor]) -> Iterator[Tensor]:
-    size = stats["square_mean"].sqrt()
-    size = size.clamp_min(max(float(size.max()), 1e-30) * 1e-4)  # so that it can be undone
-    yield size / size.mean()
+from ..rewrites.scales import by_rms
 
 
 @method(
@@ -39,5 +30,5 @@ def bitstack(rank: int = 16, terms: int = 16) -> Recipe:
         if number < 1:
             raise ValueError(f"{name}={number} is below 1")
     stack = iterated_signs(rank, terms)
-    family = smoothing(stack, _rms, second_moment(), frozenset({"square_mean"}))
+    family = smoothing(stack, by_rms, second_moment(), frozenset({"square_mean"}))
     return Recipe(family, allocate="greedy")

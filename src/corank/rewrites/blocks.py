@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..errors import SiteError
 from ..linalg import shared_blocks
-from ..linalg.checks import check_finite
 from ..metrics import euclidean
 from ..operators import BlockDiagonal, Operator, Product, exchange
 from .building import menu_by_building
+from .decomposed import wide
 from .menu import Menu, menu_of_ranks
 from .rewrite import Counts, Family, Unit
 
@@ -72,12 +72,7 @@ def _count_shared(blocks: int, unit: Unit, rank: int | None) -> list[Counts]:
 
 
 def _parts(blocks: int, unit: Unit) -> Tensor:  # (blocks, blocks, out / blocks, in / blocks)
-    (site,), (op,) = unit.sites, unit.ops
-    weight = op.dense().detach()
-    if not weight.is_meta:
-        check_finite(weight, f"the weight of {site.where}")
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    return wide.unflatten(1, (blocks, -1)).unflatten(0, (blocks, -1)).transpose(1, 2)
+    return wide(unit.ops[0]).unflatten(1, (blocks, -1)).unflatten(0, (blocks, -1)).transpose(1, 2)
 
 
 def _require_blocks(blocks: int, unit: Unit) -> int:
@@ -122,9 +117,10 @@ def _counts(blocks: int, unit: Unit, rank: int | None) -> list[Counts]:
 def _menu(blocks: int, unit: Unit) -> Menu:
     most = _require_blocks(blocks, unit)
     costs = {r: _counts(blocks, unit, r)[0][1] for r in range(1, most + 1)}
-    paying = [r for r in costs if costs[r] < unit.bytes]
+    dense = unit.bytes
+    paying = [r for r in costs if costs[r] < dense]
 
     def spectrum() -> Tensor:
         return torch.linalg.svdvals(_parts(blocks, unit).double()).square().sum((0, 1))
 
-    return menu_of_ranks([*paying, None], [*(costs[r] for r in paying), unit.bytes], spectrum)
+    return menu_of_ranks([*paying, None], [*(costs[r] for r in paying), dense], spectrum)

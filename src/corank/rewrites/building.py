@@ -20,7 +20,8 @@ def menu_by_building(
     An error is that of what is built, in `measure`: all sizes are built when errors are asked for.
     """
     costs = {size: sum(bytes_ for _, bytes_ in counts(unit, size)) for size in sizes}
-    paying = {size: cost for size, cost in costs.items() if cost < unit.bytes}
+    dense = unit.bytes
+    paying = {size: cost for size, cost in costs.items() if cost < dense}
 
     def error(size: int) -> float:
         return sum(
@@ -28,4 +29,4 @@ def menu_by_building(
             for site, op, made in zip(unit.sites, unit.ops, build(unit, size), strict=True)
         )
 
-    return Menu([*paying, None], [*paying.values(), unit.bytes], lambda: [*map(error, paying), 0.0])
+    return Menu([*paying, None], [*paying.values(), dense], lambda: [*map(error, paying), 0.0])

@@ -8,13 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import SiteError
 from ..linalg import eigh_clamped
-from ..linalg.checks import check_finite
 from ..linalg.symmetric import numeric_cut
 from ..metrics import Measure
 from ..operators import Dense, Operator, Product, RowSparse, column_type
+from .adapting import require_rank
 from .building import menu_by_building
+from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -51,19 +51,13 @@ def _build(
     measure: Measure, atoms_per_nonzero: float, fit: Fit, unit: Unit, atoms: int
 ) -> list[Operator]:
     (site,), (op,) = unit.sites, unit.ops
-    if not 1 <= atoms <= min(op.shape):
-        raise SiteError(
-            site.where, f"{atoms} atoms are outside 1 to {min(op.shape)}", "Ask for fewer"
-        )
-    weight = op.dense().detach()
-    check_finite(weight, f"the weight of {site.where}")
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    metric = measure(site.stats)
-    root, back = _root(metric.right, wide)
-    rows = torch.ones(1).to(wide) if metric.left is None else metric.left.to(wide).sqrt()
+    require_rank(atoms, site)
+    weight, metric = wide(op), measure(site.stats)
+    root, back = _root(metric.right, weight)
+    rows = torch.ones(1).to(weight) if metric.left is None else metric.left.to(weight).sqrt()
     kept = _nonzeros(atoms, atoms_per_nonzero)
     inside = min(atoms, root.shape[1])  # more atoms than the inputs have directions say nothing
-    codes, d = fit(rows[:, None] * wide @ root, inside, min(kept, inside))
+    codes, d = fit(rows[:, None] * weight @ root, inside, min(kept, inside))
     codes = codes / rows[:, None]
     if inside < atoms:
         codes = torch.cat([codes, codes.new_zeros(len(codes), atoms - inside)], 1)
@@ -72,10 +66,8 @@ def _build(
     size = (d.norm(dim=1) / codes.norm(dim=0).clamp_min(1e-30)).sqrt().clamp(1e-6, 1e6)
     codes, d = codes * size, d / size[:, None]  # of like size, so that half precision holds both
     columns = codes.abs().topk(kept, dim=1).indices.sort(dim=1).values
-    sparse = RowSparse(
-        codes.gather(1, columns).to(weight.dtype), columns.to(column_type(atoms)), atoms
-    )
-    return [Product(sparse, Dense(d.to(weight.dtype)))]
+    sparse = RowSparse(codes.gather(1, columns).to(op.dtype), columns.to(column_type(atoms)), atoms)
+    return [Product(sparse, Dense(d.to(op.dtype)))]
 
 
 def _root(moment: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ import torch
 
 from ..errors import SiteError
 from ..linalg import balance, truncated_svd
-from ..linalg.checks import check_finite
 from ..operators import Hadamard, LowRank, Operator, Signs, Sum, settle
 from ..operators.packing import packed_width
+from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -39,14 +39,12 @@ def _build(rank: int, unit: Unit, size: int) -> list[Operator]:
 
 def _terms(rank: int, unit: Unit) -> Iterator[Operator]:
     (site,), (op,) = unit.sites, unit.ops
-    weight = op.dense().detach()
-    check_finite(weight, f"the weight of {site.where}")
-    rest = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    rest = wide(op)
     generator = site.generator()
     while True:
         u, s, vh, _ = truncated_svd(rest.abs(), _rank(rank, op), generator=generator)
-        b, a = balance(u * s, vh, weight.dtype)
-        signs = settle(Signs(rest.to(weight.dtype), torch.ones(len(rest)).to(weight)))
+        b, a = balance(u * s, vh, op.dtype)
+        signs = settle(Signs(rest.to(op.dtype), torch.ones(len(rest)).to(rest).to(op.dtype)))
         term = Hadamard(signs, LowRank(b.contiguous(), a.contiguous()))
         rest = rest - term.dense().to(rest)
         yield term

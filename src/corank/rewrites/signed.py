@@ -7,13 +7,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import SiteError
 from ..linalg import balance, truncated_svd
-from ..linalg.checks import check_finite
 from ..metrics import euclidean
 from ..operators import Diagonal, Operator, Product, Signs, Sum
 from ..operators.packing import packed_width
+from .adapting import require_rank
 from .building import menu_by_building
+from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -22,7 +22,7 @@ def signed() -> Family:
     """W -> diag(a) sign(W) diag(b), where a b^T is the nearest matrix of rank 1 to |W|."""
 
     def build(unit: Unit, size: int) -> list[Operator]:
-        return [_signed(_wide(unit), unit, 0.0)]
+        return [_signed(wide(unit.ops[0]), unit, 0.0)]
 
     def counts(unit: Unit, size: int) -> list[Counts]:
         (op,) = unit.ops
@@ -30,7 +30,7 @@ def signed() -> Family:
 
     def menu(unit: Unit) -> Menu:
         def error() -> list[float]:
-            return [float((_wide(unit) - build(unit, 0)[0].dense().float()).square().sum())]
+            return [float((wide(unit.ops[0]) - build(unit, 0)[0].dense().float()).square().sum())]
 
         return Menu([0], [counts(unit, 0)[0][1]], error)
 
@@ -64,13 +64,6 @@ def _size(shape: tuple[int, int], bits: float, residual: bool) -> int:
     return min(max(int(room) // 8 * 8, 8), max(min(shape) // 8 * 8, 8))
 
 
-def _wide(unit: Unit) -> Tensor:
-    (site,), (op,) = unit.sites, unit.ops
-    weight = op.dense().detach()
-    check_finite(weight, f"the weight of {site.where}")
-    return weight.to(torch.promote_types(weight.dtype, torch.float32))
-
-
 def _scales(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """a (out,) and b (in,), not negative, of like size, with a b^T the nearest to |matrix|."""
     u, s, vh, _ = truncated_svd(matrix.abs(), 1)
@@ -87,12 +80,8 @@ def _signed(matrix: Tensor, unit: Unit, slope: float) -> Operator:
 
 
 def _build_factors(residual: bool, slope: float, unit: Unit, size: int) -> list[Operator]:
-    wanted = _wide(unit)
-    if not 1 <= size <= min(wanted.shape):
-        raise SiteError(
-            unit.name, f"{size} latent columns are outside 1 to {min(wanted.shape)}",
-            "Ask for fewer bits, or leave it out of the targets",
-        )  # fmt: skip
+    wanted = wide(unit.ops[0])
+    require_rank(size, unit.sites[0])
     first = _factors(wanted, unit, size, slope)
     if not residual:
         return [first]

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import SiteError
 from ..linalg import exact_svd
-from ..linalg.checks import check_finite
 from ..metrics import Measure, Metric, euclidean
 from ..operators import Dense, Operator, Product
+from .adapting import require_rank
 from .building import menu_by_building
+from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -39,19 +39,14 @@ def skeleton(importance: Measure, select: Selection) -> Family:
 
 def _build(importance: Measure, select: Selection, unit: Unit, rank: int) -> list[Operator]:
     (site,), (op,) = unit.sites, unit.ops
-    if not 1 <= rank <= min(op.shape):
-        raise SiteError(
-            site.where, f"rank {rank} is outside 1 to {min(op.shape)}", "Ask for one in that range"
-        )
-    weight = op.dense().detach()
-    check_finite(weight, f"the weight of {site.where}")
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    u, _, vh, _ = exact_svd(_scores(wide, importance(site.stats)))
+    require_rank(rank, site)
+    weight = wide(op)
+    u, _, vh, _ = exact_svd(_scores(weight, importance(site.stats)))
     rows = select(u[:, :rank]).sort().values
     columns = select(vh[:rank].mT).sort().values
-    c, r = wide[:, columns], wide[rows]
-    link = torch.linalg.pinv(c.double()) @ wide.double() @ torch.linalg.pinv(r.double())
-    parts = (part.to(weight.dtype).contiguous() for part in (c, link, r))
+    c, r = weight[:, columns], weight[rows]
+    link = torch.linalg.pinv(c.double()) @ weight.double() @ torch.linalg.pinv(r.double())
+    parts = (part.to(op.dtype).contiguous() for part in (c, link, r))
     return [Product(*map(Dense, parts))]
 
 

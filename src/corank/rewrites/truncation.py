@@ -32,10 +32,11 @@ def _menu(measure: Measure, unit: Unit) -> Menu:
     rows = sum(site.shape[0] for site in unit.sites)
     columns = unit.sites[0].shape[1]
     costs = {r: sum(b for _, b in _counts(unit, r)) for r in range(1, min(rows, columns) + 1)}
-    paying = [r for r, bytes_ in costs.items() if bytes_ < unit.bytes]
+    dense = unit.bytes
+    paying = [r for r, bytes_ in costs.items() if bytes_ < dense]
     return menu_of_ranks(
         [*paying, None],
-        [*(costs[r] for r in paying), unit.bytes],
+        [*(costs[r] for r in paying), dense],
         lambda: spectrum(_stack(measure, unit), _metric(measure, unit)),
     )
 
