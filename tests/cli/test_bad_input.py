@@ -97,12 +97,25 @@ def test_quantising(capsys, bert, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_steps(capsys, bert, tmp_path):
+    start = ["compress", bert, "--out", tmp_path / "out"]
+    assert "one of --method KEY and --steps" in fails(capsys, *start, "--keep", 0.5)
+    assert "NAME=VALUE" in fails(capsys, *start, "--steps", "svd:rank")
+    assert "did you mean" in fails(capsys, *start, "--steps", "svdd")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("steps: {svd: {rank: 3}}")
+    assert "write a list such as" in fails(capsys, *start, "--recipe", recipe)
+    recipe.write_text("steps: [svd]\nmethod: svd\nkeep: 0.5")
+    assert "one of --method KEY and --steps" in fails(capsys, *start, "--recipe", recipe)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         [],
         ["nothing"],
-        ["compress", "folder"],
+        ["compress", "folder", "--method", "svd", "--steps", "svd"],
         ["compress", "folder", "--method", "svd", "--keep", "0.5", "--rank", "3"],
         ["compress", "folder", "--method", "svd", "--keep", "much"],
         ["compress", "folder", "--method", "svd", "--keep", "0.5", "--dtype", "int8"],

@@ -68,6 +68,25 @@ def test_quantising_writes_a_folder_of_the_bytes_it_told(capsys, bert, tmp_path)
     assert report["sections"]["disk"]["after"] < report["sections"]["disk"]["before"]
 
 
+def test_steps_by_flags_or_by_a_recipe_are_the_same(capsys, bert, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "steps: [{svd: {rank: 6, targets: mlp}}, "
+        "{round_to_nearest: {bits: 4, group: 16, targets: attention}}]\n"
+    )
+    by_file = run_json(capsys, "compress", bert, "--recipe", recipe, "--out", tmp_path / "a")
+    steps = ["svd:rank=6,targets=mlp", "round_to_nearest:bits=4,group=16,targets=attention"]
+    by_flag = run_json(capsys, "compress", bert, "--steps", *steps, "--out", tmp_path / "b")
+    assert by_file["totals"] == by_flag["totals"]
+    assert [row["step"] for row in by_file["sections"]["steps"]] == [
+        "svd(rank=6, targets='mlp')",
+        "round_to_nearest(bits=4, group=16, targets='attention')",
+    ]
+    again = corank.load(tmp_path / "a")
+    stored = sum(t.numel() * t.element_size() for t in {*again.parameters(), *again.buffers()})
+    assert by_file["totals"]["model_bytes_after"] == stored
+
+
 def test_options_reach_the_method(capsys, bert, tmp_path):
     report = run_json(
         capsys, "compress", bert, "--method", "svd", "--keep", 0.6, "--round-to", 8, "--targets",

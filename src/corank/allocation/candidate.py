@@ -15,8 +15,11 @@ class Candidate:
 
     @property
     def bytes(self) -> int:
-        """What the unit stores now."""
-        return self.unit.bytes
+        """What its share is of: what the unit stores now, or its largest choice where that is more.
+
+        A repair beside a weight stores more than the weight alone.
+        """
+        return max(self.unit.bytes, self.menu.costs[-1])
 
     @property
     def error(self) -> list[float]:

@@ -76,14 +76,22 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     """`--set name=value ...`: values are read as JSON where they are JSON, else as text."""
     parameters: dict[str, Any] = {}
     for pair in pairs:
-        name, value = parse_pair(pair, "--set")
+        name, value = parse_pair(pair, "the parameter")
         if name in parameters:
-            raise ValueError(f"--set {name}: given twice")
+            raise ValueError(f"{name}: given twice")
         try:
             parameters[name] = json.loads(value)
         except json.JSONDecodeError:
             parameters[name] = value
     return parameters
+
+
+def parse_step(step: Any) -> Any:
+    """'gptq:bits=4,group=32' -> {"gptq": {"bits": 4, "group": 32}}; a recipe's step is as it is."""
+    if not isinstance(step, str):
+        return step
+    key, _, said = step.partition(":")
+    return {key: parse_parameters(said.split(",") if said else [])}
 
 
 def single(targets: list[str]) -> str | list[str]:

@@ -57,11 +57,24 @@ class Merged(argparse.Action):
         setattr(namespace, self.dest, kept + list(values))
 
 
+class Steps(argparse.Action):
+    """Steps, which in a file are keys, or {key: {name: value}}."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, list(values))
+
+
 def _value(where: str, action: argparse.Action, value: Any) -> Any:
     if isinstance(action, Merged):
         if not isinstance(value, dict):
             raise ValueError(f"{where}: write names and values, such as {{optimizer.rank: 64}}")
         return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in _flat(value)]
+    if isinstance(action, Steps):
+        if not isinstance(value, list) or not all(isinstance(v, (str, dict)) for v in value):
+            raise ValueError(f"{where}: write a list such as [svd_llm, {{gptq: {{bits: 4}}}}]")
+        return value
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f"{where}: say true or false, not {value!r}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import options
+from . import options, recipe_file
 from .console import progress, show
 from .folders import check_out, folder_bytes, open_empty, open_model, require_tokenizer
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from ..report import Report
 
 
-def add_arguments(parser: argparse.ArgumentParser, budget: argparse._ActionsContainer) -> None:
-    """The arguments of both commands; `budget` takes those that say how much is to stay."""
+def add_arguments(parser: argparse.ArgumentParser, what: argparse._ActionsContainer) -> None:
+    """The arguments of both commands; `what` takes the method."""
     options.add_model(parser)
-    parser.add_argument("--method", required=True, metavar="KEY", help="see `corank methods`")
+    recipe_file.add(parser)
+    what.add_argument("--method", metavar="KEY", help="see `corank methods`")
+    budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--keep", type=float, metavar="FRACTION", help="of the targeted weights")
     budget.add_argument("--size", metavar="SIZE", help="of the whole model: 1.2GB, or 1.1B numbers")
     budget.add_argument("--rank", type=int, metavar="R", help="of every target")
@@ -32,21 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser, budget: argparse._ActionsCont
     how.add_argument("--cascade", choices=("original", "compressed"), help="fit block after block")
     how.add_argument("--heal-minutes", type=float, metavar="M", help="train it back for so long")
     how.add_argument("--seed", type=int, default=0, metavar="N")
-    how.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="its parameters")
-    what = parser.add_argument_group("report")
-    options.add_report(what)
-    what.add_argument(
+    how.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
+                     action=recipe_file.Merged, help="its parameters")  # fmt: skip
+    report = parser.add_argument_group("report")
+    options.add_report(report)
+    report.add_argument(
         "--heldout", nargs="+", default=[], metavar="NAME=PATH",
         help="text to measure fidelity and speed on, beside torchao's int8 and int4",
     )  # fmt: skip
-    what.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    report.add_argument("--dry-run", action="store_true", help="only say what would be done")
     options.add_common(parser)
 
 
 def run(
-    verb: Callable[..., Report], arguments: argparse.Namespace, parameters: dict[str, Any]
+    verb: Callable[..., Report],
+    method: Any,
+    arguments: argparse.Namespace,
+    parameters: dict[str, Any],
 ) -> int:
-    """Do it, save, measure, report."""
+    """Do it, save, measure, report. `method` is what the verb takes as such."""
     from ..io import save
     from ..report.comparing import add_measurements
 
@@ -54,7 +60,7 @@ def run(
     if clash := parameters.keys() & _settings(arguments).keys():
         raise ValueError(f"--set {min(clash)}: not a method's parameter, use the option of its own")
     if arguments.dry_run:
-        return _plan(verb, arguments, parameters)
+        return _plan(verb, method, arguments, parameters)
     out = check_out(arguments.out, arguments.force)
     heldout = _heldout_paths(arguments.heldout, arguments.data)
     texts = [*heldout.values(), *([arguments.data] if arguments.data else [])]
@@ -63,7 +69,7 @@ def run(
     original = copy.deepcopy(model) if heldout else None
     with progress() as tell:
         report = verb(
-            model, arguments.method, **_settings(arguments), data=arguments.data,
+            model, method, **_settings(arguments), data=arguments.data,
             tokenizer=tokenizer, progress=tell, **parameters,
         )  # fmt: skip
         tell("saving", 0.0)
@@ -90,11 +96,14 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(
-    verb: Callable[..., Report], arguments: argparse.Namespace, parameters: dict[str, Any]
+    verb: Callable[..., Report],
+    method: Any,
+    arguments: argparse.Namespace,
+    parameters: dict[str, Any],
 ) -> int:
     """Say what would happen, from the shapes in the folder's configuration alone."""
     model = open_empty(arguments.folder, arguments.dtype)
-    report = verb(model, arguments.method, **_settings(arguments), dry_run=True, **parameters)
+    report = verb(model, method, **_settings(arguments), dry_run=True, **parameters)
     show(report, arguments.json, arguments.report)
     return 0
 

@@ -44,7 +44,7 @@ def budget_bytes(
             f"size={size!r} is less than the {others:,} {unit} that are not targeted: "
             "target more sites or ask for a larger size"
         )
-    return min(left, targeted)
+    return left
 
 
 def parse_size(text: str) -> tuple[int, bool]:

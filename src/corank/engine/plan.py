@@ -55,9 +55,8 @@ def make_plan(
     """
     units = [Unit(list(g), [read(model, site) for site in g]) for g in groups]
     if keep is None and size is None and rank is None:
-        menus = [recipe.family.menu(unit) for unit in units] if recipe.rank is None else []
-        if menus and all(len(menu.sizes) == 1 for menu in menus):
-            return Plan(units, [menu.sizes[0] for menu in menus])
+        if (only := only_sizes(recipe, units)) is not None:
+            return Plan(units, only)
         rank = recipe.rank
     if sum(x is not None for x in (keep, size, rank)) != 1:
         raise ValueError(
@@ -72,13 +71,23 @@ def make_plan(
     pick = find_allocator(name)
     candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]
     ops = [op for unit in units for op in unit.ops]
-    budget = budget_bytes(model, ops, keep=keep, size=size)
+    budget = min(budget_bytes(model, ops, keep=keep, size=size), sum(c.bytes for c in candidates))
     for candidate, weight in zip(
         candidates, _weights(name, model, candidates, recipe.family, inputs, budget), strict=True
     ):
         candidate.weight = weight
     picks = pick(candidates, budget)
     return Plan(units, [c.menu.sizes[p] for c, p in zip(candidates, picks, strict=True)])
+
+
+def only_sizes(recipe: Recipe, units: Sequence[Unit]) -> list[Size] | None:
+    """The units' sizes where the method leaves no choice of them, else None."""
+    if recipe.rank is not None:
+        return None
+    menus = [recipe.family.menu(unit) for unit in units]
+    if any(len(menu.sizes) > 1 for menu in menus):
+        return None
+    return [menu.sizes[0] for menu in menus]
 
 
 def rounded(menu: Menu, multiple: int) -> Menu:

@@ -33,6 +33,8 @@ def list_sections(sections: Mapping[str, Any]) -> list[Section]:
     found = []
     if sections.get("adapter"):
         found.append(_adapter(sections["adapter"]))
+    if sections.get("steps"):
+        found.append(_steps(sections["steps"]))
     if sections.get("training"):
         found.append(_training(sections["training"]))
     if sections.get("fidelity"):
@@ -58,6 +60,16 @@ def _adapter(counts: Mapping[str, Any]) -> Section:
             ["trainable", show_count(trained), show_fraction(trained / whole)],
             ["stored", show_count(stored), show_fraction(stored / whole)],
         ],
+    )
+
+
+def _steps(steps: Sequence[Mapping[str, Any]]) -> Section:
+    table = [[row["step"], show_bytes(row["bytes"]), f"{row['seconds']:.1f}"] for row in steps]
+    return Section(
+        "Steps",
+        "In the order they were done; bytes are of the whole model after the step.",
+        ["step", "bytes", "seconds"],
+        table,
     )
 
 

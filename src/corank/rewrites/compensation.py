@@ -44,10 +44,13 @@ def _split(first: Quantizer, unit: Unit) -> tuple[list[Operator], Unit]:
 
 
 def _wanted(unit: Unit) -> list[Tensor]:
-    return [
-        site.pool.get("originals", {}).get(site.name, op).dense().detach()
-        for site, op in zip(unit.sites, unit.ops, strict=True)
-    ]
+    return [op.dense().detach() for op in _originals(unit).ops]
+
+
+def _originals(unit: Unit) -> Unit:
+    """What is to be approximated: the operators before an earlier rewrite, where there was one."""
+    pairs = zip(unit.sites, unit.ops, strict=True)
+    return Unit(unit.sites, [s.pool.get("originals", {}).get(s.name, op) for s, op in pairs])
 
 
 def _is_repaired_only(site: Site) -> bool:
@@ -70,7 +73,7 @@ def _counts(first: Quantizer, second: Family, unit: Unit, size: int) -> list[Cou
 
 
 def _menu(first: Quantizer, second: Family, unit: Unit) -> Menu:
-    ranks = [0, *(size for size in second.menu(unit).sizes if isinstance(size, int))]
+    ranks = [0, *(size for size in second.menu(_originals(unit)).sizes if isinstance(size, int))]
     costs = [sum(b for _, b in _counts(first, second, unit, r)) for r in ranks]
 
     def spectrum() -> Tensor:

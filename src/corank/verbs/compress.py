@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,12 +11,13 @@ from torch import nn
 from ..allocation import Allocator
 from ..registry import Cascade
 from ..report import Report
+from .composing import compose
 from .shrinking import Options, Progress, shrink
 
 
 def compress(
     model: nn.Module,
-    method: str,
+    method: str | Sequence[Any],
     *,
     keep: float | None = None,
     size: str | None = None,
@@ -42,7 +43,11 @@ def compress(
 ) -> Report:
     """Rewrite the targeted weights of `model`, in place, so that they store less.
 
-    method: a key of `corank.methods()` of area "compress"; `params` are its own parameters.
+    method: a key of `corank.methods()` of area "compress", and `params` its own parameters; or
+        steps, each the key of a method of area "compress" or "quantize", or {key: {name: value}}
+        with parameters and, where the step is to have its own, keep, rank, targets, allocate,
+        cascade, round_to. They are done in turn under one budget, such as
+        ["svd_llm", {"gptq": {"bits": 4}}, {"eora": {"rank": 8}}].
     keep: the fraction, in (0, 1], of the targeted sites' parameters that stays; or
     size: of the whole model, "3.2GB" (bytes) or "1.1B" (parameters); or
     rank: the same rank for every site. Exactly one of the three. Budgets are met from below.
@@ -70,13 +75,15 @@ def compress(
     Returns a Report of every site, the sizes reached and the time spent. On an error the model is
     as it was. Raises ValueError (SiteError, DataError) with the site and the remedy.
     """
-    return shrink(
-        "compress", model, method, params,
-        Options(
-            keep=keep, size=size, rank=rank, data=data, tokenizer=tokenizer,
-            sequence_length=sequence_length, count=count, batch_size=batch_size, loss=loss,
-            statistics=statistics, targets=targets, allocate=allocate, round_to=round_to,
-            cascade=cascade, spill=spill, original=original, seed=seed, dry_run=dry_run,
-            heal_minutes=heal_minutes, progress=progress,
-        ),
+    options = Options(
+        keep=keep, size=size, rank=rank, data=data, tokenizer=tokenizer,
+        sequence_length=sequence_length, count=count, batch_size=batch_size, loss=loss,
+        statistics=statistics, targets=targets, allocate=allocate, round_to=round_to,
+        cascade=cascade, spill=spill, original=original, seed=seed, dry_run=dry_run,
+        heal_minutes=heal_minutes, progress=progress,
     )  # fmt: skip
+    if isinstance(method, str):
+        return shrink("compress", model, method, params, options)
+    if params:
+        raise ValueError(f"{min(params)!r}: parameters of a step stand in the step")
+    return compose(model, method, options)

@@ -1,0 +1,84 @@
+"""The steps of a composition: which method, with which parameters, on which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import unknown
+from ..registry import METHODS, Method, Recipe
+from .shrinking import Options
+
+#: What a step may say for itself, in the place of what the call says for all.
+OWN = ("keep", "rank", "targets", "allocate", "cascade", "round_to")
+_AREAS = ("compress", "quantize")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One method of a composition: its parameters, and `own`, what it says of `OWN`."""
+
+    method: Method
+    parameters: Mapping[str, Any]
+    own: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """As a user would write it: "gptq(bits=4)"."""
+        said = ", ".join(f"{k}={v!r}" for k, v in (*self.parameters.items(), *self.own.items()))
+        return f"{self.method.key}({said})" if said else self.method.key
+
+    @property
+    def recipe(self) -> Recipe:
+        """The configured method."""
+        made: Recipe = self.method.recipe(self.parameters)
+        return made
+
+    @property
+    def repairs(self) -> bool:
+        """Whether it puts something beside what the weights became, and leaves that as it is."""
+        return self.method.area == "compress" and "compensates" in self.method.laws
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether it says itself how much of its weights is to stay."""
+        return "keep" in self.own or "rank" in {*self.own, *self.parameters}
+
+    def options(self, common: Options, **changed: Any) -> Options:
+        """The options of its turn."""
+        return replace(common, **{**changed, **self.own})
+
+
+def read_steps(steps: Sequence[Any]) -> list[Step]:
+    """Steps from keys, {key: {name: value}}, or (key, {name: value}).
+
+    Names are the method's parameters, or one of `OWN`. Raises ValueError for no steps, an unknown
+    method or name (with the nearest ones), a method of another area, and one that trains by itself.
+    """
+    if not steps:
+        raise ValueError("a composition has at least one step: name a method")
+    return [_read(step) for step in steps]
+
+
+def _read(step: Any) -> Step:
+    if isinstance(step, str):
+        step = (step, {})
+    elif isinstance(step, Mapping) and len(step) == 1:
+        ((key, said),) = step.items()
+        step = (key, said or {})
+    if not (isinstance(step, (tuple, list)) and len(step) == 2 and isinstance(step[1], Mapping)):
+        raise ValueError(f"a step is a method's key, or one key with its parameters, not {step!r}")
+    key, said = step
+    known = [name for name, found in METHODS.items() if found.area in _AREAS]
+    if key not in known:
+        raise unknown("method of compress or quantize", str(key), known)
+    method = METHODS[key]
+    own = {name: v for name, v in said.items() if name in OWN and name not in method.parameters}
+    made = Step(method, {name: v for name, v in said.items() if name not in own}, own)
+    if made.recipe.heal is not None:
+        raise ValueError(
+            f"{key!r} trains by itself, towards the model that it is given: use it alone, or heal "
+            "the whole composition by heal_minutes="
+        )
+    return made

@@ -1,0 +1,102 @@
+"""Steps done in turn, and done anew until the model they end with is within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..engine.summary import model_sizes
+from ..models import Site, snapshot
+from ..report import Report
+from .shrinking import Options, shrink
+from .steps import Step
+
+#: Tries to meet a budget from below, and how near is near enough.
+TRIES, NEAR = 6, 0.99
+
+
+class Turns:
+    """The steps, done anew from the model as it was, at a size of the free one."""
+
+    def __init__(
+        self, model: nn.Module, steps: Sequence[Step], free: int | None, options: Options,
+        statistics: Any,
+    ) -> None:  # fmt: skip
+        self.model, self.steps, self.free, self.options = model, steps, free, options
+        self.statistics = statistics
+
+    @property
+    def free_is_last(self) -> bool:
+        return self.free == len(self.steps) - 1
+
+    def __call__(self, keep: float | None, size: str | None = None) -> list[Report]:
+        """Every step in turn; `keep` or `size` is the free one's."""
+        reports = []
+        for turn, step in enumerate(self.steps):
+            free = turn == self.free
+            options = step.options(
+                self.options, keep=keep if free else None, size=size if free else None,
+                heal_minutes=0.0, statistics=self.statistics if turn == 0 else None,
+                original=self.options.original if step.repairs else None,
+            )  # fmt: skip
+            verb, key = step.method.area, step.method.key
+            reports.append(shrink(verb, self.model, key, dict(step.parameters), options))
+        return reports
+
+
+def meet(turns: Turns, sites: Sequence[Site], most: int | None, rest: int) -> list[Report]:
+    """The steps at the largest size found for the free one that stays within `most` bytes.
+
+    most: of the whole model; `rest` of them are of what no step rewrites.
+    """
+    if most is None or turns.free is None or turns.free_is_last:
+        size = None if most is None or turns.free is None else f"{most / 1000}KB"
+        reports = turns(None, size)
+        return _within(turns, reports, most)
+    start = snapshot(turns.model, sites)
+    best: tuple[int, list[Report], Callable[[], None]] | None = None
+    tried: list[tuple[float, int]] = []
+    keep = 1.0
+    while keep > 0 and len(tried) < TRIES:
+        start()
+        try:
+            reports = turns(keep)
+        except ValueError:
+            if not tried:
+                raise
+            break  # below the free step's smallest
+        reached = model_sizes(turns.model)["bytes"]
+        tried.append((keep, reached))
+        if reached <= most and (best is None or reached > best[0]):
+            best = reached, reports, snapshot(turns.model, sites)
+        if reached <= most and (keep == 1.0 or reached - rest >= NEAR * (most - rest)):
+            break
+        keep = _next(tried, most)
+    if best is None:
+        raise ValueError(
+            f"the budget of {most:,} bytes for the whole model is below the smallest reached, "
+            f"{min(b for _, b in tried):,}, by {' + '.join(s.label for s in turns.steps)}: raise it"
+        )
+    best[2]()
+    return best[1]
+
+
+def _next(tried: Sequence[tuple[float, int]], most: int) -> float:
+    """Where the bytes, affine in the size, would be just within the budget."""
+    keep, reached = tried[-1]
+    other, fewer = tried[-2] if len(tried) > 1 else (0.0, 0)
+    slope = (reached - fewer) / (keep - other) if keep != other else 0.0
+    return min(1.0, keep - 1.002 * (reached - most) / slope) if slope > 0 else 0.0
+
+
+def _within(turns: Turns, reports: list[Report], most: int | None) -> list[Report]:
+    reached = model_sizes(turns.model)["bytes"]
+    if most is not None and reached > most:
+        raise ValueError(
+            f"the steps {' + '.join(s.label for s in turns.steps)} have sizes of their own and "
+            f"reach {reached:,} bytes for the whole model, over the budget of {most:,}: fewer "
+            "bits or a lower rank, or leave one step's size to the budget"
+        )
+    return reports

@@ -1,0 +1,136 @@
+"""Steps in turn under one budget."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import corank
+from corank.operators import Quantised
+from corank.verbs import turns
+
+from .models import tiny_llama, tokens
+
+CODES = {"gptq": {"bits": 4, "group": 16}}
+
+
+def whole(model):
+    return sum(t.numel() * t.element_size() for t in {*model.parameters(), *model.buffers()})
+
+
+def test_steps_are_the_verbs_in_turn():
+    model, by_hand = tiny_llama(), tiny_llama()
+    original, data = copy.deepcopy(model), tokens()
+    report = corank.compress(model, [CODES, {"eora": {"rank": 3}}], data=data)
+    corank.quantize(by_hand, "gptq", bits=4, group=16, data=data)
+    last = corank.compress(by_hand, "eora", rank=3, data=data, original=original)
+    for name, value in by_hand.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert report.totals["model_bytes_after"] == last.totals["model_bytes_after"] == whole(model)
+    assert report.totals["model_bytes_before"] == whole(original)
+    assert [step["step"] for step in report.sections["steps"]] == [
+        "gptq(bits=4, group=16)", "eora(rank=3)",
+    ]  # fmt: skip
+    assert report.method == "gptq(bits=4, group=16) + eora(rank=3)"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [CODES, "eora"],  # the last step gets what is left
+        ["svd_llm", {"eora": {"rank": 2}}],  # the first gets what the second will leave
+    ],
+)
+def test_one_budget_is_met_from_below_and_spent(steps):
+    model = tiny_llama()
+    before, targeted = whole(model), 61440
+    report = corank.compress(model, steps, keep=0.6, data=tokens(), allocate="greedy")
+    assert report.totals["bytes_before"] == targeted
+    most = before - targeted + int(0.6 * targeted)
+    assert 0.93 * most <= whole(model) <= most
+    assert report.totals["model_bytes_after"] == whole(model)
+
+
+def test_steps_may_have_targets_of_their_own(tmp_path):
+    model = tiny_llama()
+    steps = [{"svd": {"targets": "attention", "keep": 0.4}}, {"gptq": {"targets": "mlp"}}]
+    corank.compress(model, steps, data=tokens())
+    kinds = {n: type(m.operator).__name__ for n, m in model.named_modules() if "operator" in dir(m)}
+    assert {k for n, k in kinds.items() if "self_attn" in n} == {"LowRank"}
+    assert all(isinstance(b.mlp.up_proj.operator, Quantised) for b in model.model.layers)
+    corank.save(model, tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = tokens()[0]["input_ids"]
+    assert torch.equal(model(ids).logits, again(ids).logits)
+
+
+def test_healing_comes_last_and_towards_the_original():
+    model = tiny_llama()
+    report = corank.compress(model, ["svd"], keep=0.3, data=tokens(), heal_minutes=0.03)
+    losses = report.sections["healing"]["losses"]
+    assert min(losses) < losses[0]
+    assert report.seconds["healing"] > 0
+
+
+def test_the_same_seed_gives_the_same_model():
+    made = []
+    for _ in range(2):
+        model = tiny_llama()
+        steps = ["svd_llm", {"eora": {"rank": 2}}]
+        corank.compress(model, steps, keep=0.5, data=tokens(), seed=3)
+        made.append(model.state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+@pytest.mark.parametrize(
+    ("steps", "settings", "message"),
+    [
+        ([], {"keep": 0.5}, "at least one step"),
+        (["gptq", "svdd"], {"keep": 0.5}, "unknown method of compress or quantize 'svdd'.*'svd'"),
+        (["lora"], {}, "unknown method of compress or quantize 'lora'"),
+        ([{"gptq": {"bit": 4}}], {}, "unknown parameter of 'gptq' 'bit'.*'bits'"),
+        ([["gptq"]], {}, "a step is a method's key"),
+        (["onebit"], {}, "trains by itself"),
+        (["gptq", "awq"], {}, r"awq would undo what gptq makes of model\.layers\.0"),
+        (["gptq", "svd"], {"keep": 0.5}, "svd would undo what gptq makes.*structure first"),
+        (["svd", {"fwsvd": {"keep": 0.5}}], {"keep": 0.5}, "would undo what svd makes"),
+        (["svd"], {}, "how much is to stay of svd"),
+        (
+            [{"svd": {"targets": "mlp"}}, {"svd_llm": {"targets": "attention"}}],
+            {"keep": 0.5},
+            "one budget cannot size svd.* and svd_llm",
+        ),
+        ([CODES], {"size": "10KB"}, "sizes of their own and reach .* over the budget|is less than"),
+        (["svd_llm", {"eora": {"rank": 16}}], {"keep": 0.3}, "below the smallest reached"),
+        (["svd"], {"keep": 0.5, "rank": 3}, "say rank in the step"),
+        (["svd"], {"keep": 0.5, "dry_run": True}, "for one method"),
+        (["svd"], {"keep": 0.5, "alpha": 1}, "'alpha': parameters of a step stand in the step"),
+        (["svd"], {"keep": 0.5, "heal_minutes": 1, "data": None}, "healing needs data"),
+        (["svd_llm"], {"keep": 0.5, "data": None}, "needs calibration data"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_the_model_is_as_it_was(steps, settings, message):
+    model = tiny_llama()
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match=message):
+        corank.compress(model, steps, **({"data": tokens()} | settings))
+    assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
+    for name, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_an_error_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
+    model, calls = tiny_llama(), []
+    before, real = copy.deepcopy(model), turns.shrink
+
+    def fails_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError("No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(turns, "shrink", fails_second)
+    with pytest.raises(OSError, match="No space left"):
+        corank.compress(model, [CODES, {"eora": {"rank": 2}}], data=tokens())
+    assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
