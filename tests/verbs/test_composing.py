@@ -7,10 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import corank
+from corank.models import find_sites
 from corank.operators import Quantised
 from corank.verbs import turns
 
-from .models import tiny_llama, tokens
+from .models import tiny_llama, tiny_mlp, tokens
 
 CODES = {"gptq": {"bits": 4, "group": 16}}
 
@@ -134,3 +135,29 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         corank.compress(model, [CODES, {"eora": {"rank": 2}}], data=tokens())
     assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
+
+
+def test_the_best_of_the_tries_is_what_stays():
+    model = tiny_mlp()
+    sites, tried = find_sites(model), []
+
+    class Jumps:
+        """A step whose size jumps over the budget, so that a later try is worse."""
+
+        free, free_is_last, steps = 0, False, ()
+
+        def __init__(self):
+            self.model = model
+
+        def __call__(self, keep):
+            width = 10 if keep == 1 else 6 if keep > 0.55 else 4
+            setattr(model, "0", torch.nn.Linear(100 * width, 100, bias=False))
+            tried.append(width)
+            return [width]
+
+    rest = whole(model) - sum(p.numel() * 4 for p in model[0].parameters())
+    reports = turns.meet(Jumps(), sites, rest + 5 * 40000, rest)
+    assert tried[-1] == 6
+    assert len(tried) == turns.TRIES
+    assert reports == [4]
+    assert model[0].in_features == 400
