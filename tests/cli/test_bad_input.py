@@ -102,6 +102,9 @@ def test_steps(capsys, bert, tmp_path):
     assert "one of --method KEY and --steps" in fails(capsys, *start, "--keep", 0.5)
     assert "NAME=VALUE" in fails(capsys, *start, "--steps", "svd:rank")
     assert "did you mean" in fails(capsys, *start, "--steps", "svdd")
+    assert "give both or neither" in fails(
+        capsys, *start, "--method", "svd", "--keep", 0.5, "--tuning", "t.txt"
+    )
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("steps: {svd: {rank: 3}}")
     assert "write a list such as" in fails(capsys, *start, "--recipe", recipe)

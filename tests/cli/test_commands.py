@@ -87,6 +87,18 @@ def test_steps_by_flags_or_by_a_recipe_are_the_same(capsys, bert, tmp_path):
     assert by_file["totals"]["model_bytes_after"] == stored
 
 
+def test_auto_says_what_it_tried(capsys, llama, texts, tmp_path):
+    page = tmp_path / "r.html"
+    report = run_json(
+        capsys, "compress", llama, "--auto", "--keep", 0.4, "--data", texts["calibration"],
+        "--tuning", texts["near"], "--sequence-length", 32, "--batch-size", 4, "--set",
+        'among=["svd", "round_to_nearest"]', "--out", tmp_path / "out", "--report", page,
+    )  # fmt: skip
+    assert report["method"].startswith("auto: round_to_nearest")
+    assert {row["steps"] for row in report["sections"]["tried"]["whole"]} >= {"svd"}
+    assert "Tried on one block" in page.read_text()
+
+
 def test_options_reach_the_method(capsys, bert, tmp_path):
     report = run_json(
         capsys, "compress", bert, "--method", "svd", "--keep", 0.6, "--round-to", 8, "--targets",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from . import options, recipe_file, shrinking
@@ -17,6 +18,17 @@ def add(commands: Any) -> None:
         "--steps", nargs="+", default=[], metavar="KEY[:NAME=VALUE,...]", action=recipe_file.Steps,
         help="methods in turn under one budget: structure, codes, repair",
     )  # fmt: skip
+    what.add_argument(
+        "--auto",
+        action="store_true",
+        help="try the methods, and keep what held-out loss finds best",
+    )
+    parser.add_argument(
+        "--tuning",
+        metavar="PATH",
+        type=Path,
+        help="text to judge --auto by (default: part of --data)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -24,7 +36,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Compress, save, measure, report."""
     from ..verbs import compress
 
-    if bool(arguments.method) == bool(arguments.steps):
-        raise ValueError("say what is to be done by one of --method KEY and --steps KEY ...")
-    method = arguments.method or [options.parse_step(step) for step in arguments.steps]
-    return shrinking.run(compress, method, arguments, options.parse_parameters(arguments.set))
+    parameters = options.parse_parameters(arguments.set)
+    said = [name for name in ("method", "steps", "auto") if getattr(arguments, name)]
+    if len(said) != 1:
+        raise ValueError(
+            "say what is to be done by one of --method KEY, --steps KEY ... and --auto"
+        )
+    if arguments.tuning is not None:
+        if not arguments.auto:
+            raise ValueError("--tuning is what --auto judges by: give both or neither")
+        parameters["tuning"] = arguments.tuning
+    steps = [options.parse_step(step) for step in arguments.steps]
+    method = "auto" if arguments.auto else arguments.method or steps
+    return shrinking.run(compress, method, arguments, parameters)

@@ -35,6 +35,8 @@ def list_sections(sections: Mapping[str, Any]) -> list[Section]:
         found.append(_adapter(sections["adapter"]))
     if sections.get("steps"):
         found.append(_steps(sections["steps"]))
+    if sections.get("tried"):
+        found += _tried(sections["tried"])
     if sections.get("training"):
         found.append(_training(sections["training"]))
     if sections.get("fidelity"):
@@ -71,6 +73,33 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> Section:
         ["step", "bytes", "seconds"],
         table,
     )
+
+
+def _tried(tried: Mapping[str, Any]) -> list[Section]:
+    whole = [
+        [row["steps"], "-" if row["loss"] is None else show_value(row["loss"]),
+         "-" if row["bytes"] is None else show_bytes(row["bytes"]), row["failed"] or ""]
+        for row in tried["whole"]
+    ]  # fmt: skip
+    profile = [
+        [row["steps"], f"{row['keep']:.3g}", "-" if row["failed"] else
+         show_value(sum(row["errors"].values())), row["failed"] or ""]
+        for row in sorted(tried["profile"], key=lambda r: (r["failed"] or "", r["keep"]))
+    ]  # fmt: skip
+    return [
+        Section(
+            "Tried on the whole model",
+            "Distance of the outputs to the original's on the tuning data.",
+            ["composition", "distance", "bytes", "failed"],
+            whole,
+        ),
+        Section(
+            "Tried on one block",
+            "Errors of outputs weighed by how the loss depends on them, summed over roles.",
+            ["composition", "keep", "error", "failed"],
+            profile,
+        ),
+    ]
 
 
 def _training(run: Mapping[str, Any]) -> Section:

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..calibration import Batches, batches
@@ -24,6 +25,7 @@ from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..healing import heal
 from ..models import Site, choose_sites, read, survey
+from ..operators import Dense
 from ..report import Report, versions
 from ..rewrites import Unit
 from .shrinking import Options
@@ -52,33 +54,40 @@ def compose(model: nn.Module, steps: Sequence[Any], options: Options) -> Report:
     rest = before["bytes"] - sum(op.bytes() for op in ops)
     if options.keep is not None or options.size is not None:
         most = rest + budget_bytes(model, ops, keep=options.keep, size=options.size)
-    minutes = options.heal_minutes or 0.0
-    original = copy.deepcopy(model) if minutes or any(s.repairs for s in listed) else None
+    wants_original = options.heal_minutes or any(step.repairs for step in listed)
+    original = copy.deepcopy(model) if wants_original else None
     with unchanged_on_error(model, every), tempfile.TemporaryDirectory() as folder:
         first = options.statistics or Path(folder) / "first.safetensors"
         turns = Turns(model, listed, free, replace(options, original=original), first)
         reports = meet(turns, every, most, rest)
-        seconds = {"steps": perf_counter() - started, "healing": 0.0}
-        sections: dict[str, Any] = {
-            "steps": [_tell(s, r) for s, r in zip(listed, reports, strict=True)]
-        }
-        if minutes:
-            assert original is not None
-            healed = heal(model, original, options.data, minutes=minutes, seed=options.seed,
-                          progress=options.progress)  # fmt: skip
-            seconds["healing"] = healed.seconds
-            sections["healing"] = {"losses": healed.losses}
-    rows = describe_sites(model, Plan(old, [None] * len(old)))
-    for row in rows:
-        row.error = None
-    return Report(
-        "compress", " + ".join(step.label for step in listed),
-        parameters={"keep": options.keep, "size": options.size, "seed": options.seed},
-        sites=rows, totals=total_sizes(rows, before, model_sizes(model)), seconds=seconds,
-        notes=[note for report in reports for note in report.notes],
-        refused={k: v for report in reports for k, v in report.refused.items()},
-        sections=sections, versions=versions(),
+        rows = describe_sites(model, Plan(old, [None] * len(old)))
+        for row in rows:
+            row.error = None
+        report = Report(
+            "compress", " + ".join(step.label for step in listed),
+            parameters={"keep": options.keep, "size": options.size, "seed": options.seed},
+            sites=rows, totals=total_sizes(rows, before, model_sizes(model)),
+            seconds={"steps": perf_counter() - started},
+            notes=list(dict.fromkeys(note for report in reports for note in report.notes)),
+            refused={k: v for report in reports for k, v in report.refused.items()},
+            sections={"steps": [_tell(s, r) for s, r in zip(listed, reports, strict=True)]},
+            versions=versions(),
+        )  # fmt: skip
+        if original is not None:
+            heal_towards(model, original, options, report)
+    return report
+
+
+def heal_towards(model: nn.Module, original: nn.Module, options: Options, report: Report) -> None:
+    """Train for `heal_minutes`, where there are any, and say so in the report."""
+    if not options.heal_minutes:
+        return
+    healed = heal(
+        model, original, options.data, minutes=options.heal_minutes, seed=options.seed,
+        progress=options.progress,
     )  # fmt: skip
+    report.seconds["healing"] = healed.seconds
+    report.sections["healing"] = {"losses": healed.losses}
 
 
 def refuse_undoing(steps: Sequence[Step], sites: Sequence[Sequence[Site]]) -> None:
@@ -106,7 +115,7 @@ def _free(
     able: list[int] = []
     for turn, (step, found) in enumerate(zip(steps, sites, strict=True)):
         recipe = step.recipe
-        units = [Unit(g, [read(model, site) for site in g]) for g in recipe.group(list(found))]
+        units = [Unit(g, [_shape_of(model, s) for s in g]) for g in recipe.group(list(found))]
         if step.is_sized or (recipe.rank is None and only_sizes(recipe, units) is not None):
             continue
         (able if recipe.rank is not None else needy).append(turn)
@@ -120,6 +129,11 @@ def _free(
         )
     chosen = needy or able
     return chosen[-1] if chosen and budget else None
+
+
+def _shape_of(model: nn.Module, site: Site) -> Dense:
+    """Enough of a weight to ask for sizes before anything was gathered."""
+    return Dense(torch.empty(site.shape, dtype=read(model, site).dtype, device="meta"))
 
 
 def _sites(model: nn.Module, step: Step, options: Options) -> list[Site]:

@@ -12,6 +12,7 @@ from ..allocation import Allocator
 from ..registry import Cascade
 from ..report import Report
 from .composing import compose
+from .searching import search
 from .shrinking import Options, Progress, shrink
 
 
@@ -82,6 +83,8 @@ def compress(
         cascade=cascade, spill=spill, original=original, seed=seed, dry_run=dry_run,
         heal_minutes=heal_minutes, progress=progress,
     )  # fmt: skip
+    if method == "auto":
+        return search(model, options, **params)
     if isinstance(method, str):
         return shrink("compress", model, method, params, options)
     if params:

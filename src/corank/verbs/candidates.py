@@ -1,0 +1,53 @@
+"""What `method="auto"` tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..registry import METHODS
+from .steps import read_steps
+
+#: Bits that quantising candidates choose from.
+BITS = [2, 3, 4, 6, 8]
+
+
+def candidates(among: Sequence[Any] | None) -> list[list[Any]]:
+    """One composition for each method that a budget can size, or those named.
+
+    A method that can choose among several numbers of bits gets them. Raises ValueError for one that
+    is named and cannot be a step.
+    """
+    if among is not None:
+        return [_composition(entry) for entry in among]
+    found = sorted(m.key for m in METHODS.values() if m.area in ("compress", "quantize"))
+    made = []
+    for key in found:
+        try:
+            made.append(_composition(key))
+        except (ValueError, TypeError):
+            continue  # it trains by itself, or wants parameters
+    return made
+
+
+def needs_the_whole(steps: Sequence[Any]) -> bool:
+    """Whether a part goes through the blocks one after another, so that one says little."""
+    return any(step.recipe.cascade is not None for step in read_steps(steps))
+
+
+def _composition(entry: Any) -> list[Any]:
+    steps = [entry] if isinstance(entry, (str, Mapping)) else list(entry)
+    if steps == [entry] and isinstance(entry, str) and _chooses_bits(entry):
+        steps = [{entry: {"bits": BITS}}]
+    read_steps(steps)
+    return steps
+
+
+def _chooses_bits(key: str) -> bool:
+    if key not in METHODS or "bits" not in METHODS[key].parameters:
+        return False
+    try:
+        METHODS[key].recipe({"bits": BITS})
+    except (ValueError, TypeError):
+        return False
+    return True

@@ -1,0 +1,89 @@
+"""Compositions role by role: which suits which, at sizes where their errors sum least."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from ..allocation import Candidate, greedy
+from ..engine.summary import model_sizes, total_sizes
+from ..models import Site, read
+from ..report import Report
+from ..rewrites import Menu, Unit
+from .composing import compose
+from .profiling import Tried
+from .shrinking import Options
+
+
+@dataclass(frozen=True)
+class Part:
+    """A composition for some of the weights, and the fraction of their bytes that stays."""
+
+    steps: Sequence[Any]
+    keep: float
+    targets: Any
+
+
+def mix(model: nn.Module, sites: Sequence[Site], tried: Sequence[Tried], most: int) -> list[Part]:
+    """One composition and size for each role, of those tried, within `most` bytes by the profile.
+
+    Empty where nothing fits. Roles that get the same share a part.
+    """
+    roles: dict[str, list[Site]] = defaultdict(list)
+    for site in sites:
+        roles[site.role].append(site)
+    menus = [_menu(role, tried) for role in roles]
+    units = [Unit(found, [read(model, site) for site in found]) for found in roles.values()]
+    candidates = [Candidate(unit, menu) for unit, menu in zip(units, menus, strict=True)]
+    try:
+        picks = greedy(candidates, most)
+    except ValueError:
+        return []
+    parts: dict[int, list[Site]] = defaultdict(list)
+    for found, menu, pick in zip(roles.values(), menus, picks, strict=True):
+        number = menu.sizes[pick]
+        assert isinstance(number, int)
+        parts[number] += found
+    return [
+        Part(tried[i].steps, tried[i].keep, f"re:^({'|'.join(re.escape(s.name) for s in found)})$")
+        for i, found in parts.items()
+    ]
+
+
+def _menu(role: str, tried: Sequence[Tried]) -> Menu:
+    """What the role can become; sizes are places in `tried`."""
+    entries = sorted((t.bytes[role], t.errors[role], i) for i, t in enumerate(tried))
+    kept: list[tuple[int, float, int]] = []
+    for entry in entries:
+        if not kept or (entry[0] > kept[-1][0] and entry[1] < kept[-1][1]):
+            kept.append(entry)
+    costs, errors, places = (list(column) for column in zip(*kept, strict=True))
+    return Menu(places, costs, lambda: errors)
+
+
+def compose_parts(model: nn.Module, parts: Sequence[Part], options: Options) -> Report:
+    """The parts one after another, in place, and one report of them all."""
+    before = model_sizes(model)
+    reports = [
+        compose(model, part.steps, replace(options, keep=part.keep, targets=part.targets))
+        for part in parts
+    ]
+    whole = reports[-1]
+    whole.method = (
+        "; ".join(f"{_roles(r)}: {r.method}" for r in reports) if reports[1:] else whole.method
+    )
+    whole.sites = [row for report in reports for row in report.sites]
+    whole.totals = total_sizes(whole.sites, before, model_sizes(model))
+    whole.notes = list(dict.fromkeys(note for report in reports for note in report.notes))
+    whole.sections["steps"] = [row for report in reports for row in report.sections["steps"]]
+    whole.seconds = {k: sum(r.seconds.get(k, 0.0) for r in reports) for k in whole.seconds}
+    return whole
+
+
+def _roles(report: Report) -> str:
+    return ", ".join(dict.fromkeys(row.role for row in report.sites))

@@ -1,0 +1,188 @@
+"""`method="auto"`: try what there is at a size, and keep what a tuning split finds best."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..calibration import Batches, batches
+from ..calibration.data import to_device
+from ..calibration.outputs import main_output
+from ..calibration.running import call, device_of, untouched
+from ..engine.budget import budget_bytes
+from ..engine.transaction import unchanged_on_error
+from ..errors import DataError
+from ..healing.losses import output_loss, token_mask
+from ..models import choose_sites, read, snapshot, survey
+from ..report import Report
+from .candidates import candidates, needs_the_whole
+from .composing import heal_towards
+from .mixing import Part, compose_parts, mix
+from .profiling import Profile, Tried
+from .shrinking import Options
+from .steps import read_steps
+
+#: Bits of the codes in which structures are stored.
+CODES = (8, 4)
+#: Sizes of a profile curve, over the wanted one.
+CURVE = (0.5, 0.75, 1.4)
+#: Every so manieth batch is held out for tuning, where no tuning data is given.
+HELD = 8
+#: How many structures are tried in codes too, and how many compositions have curves.
+SHORT = 6
+
+
+@dataclass
+class Whole:
+    """A composition done to the whole model, and how far its outputs then are on tuning data."""
+
+    parts: list[Part]
+    method: str = ""
+    bytes: int | None = None
+    loss: float | None = None
+    seconds: float = 0.0
+    failed: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of the section "tried"."""
+        name = self.method or "; ".join(str(part.steps) for part in self.parts)
+        return {"steps": name} | {
+            k: v for k, v in vars(self).items() if k not in ("parts", "method")
+        }
+
+
+def search(
+    model: nn.Module,
+    options: Options,
+    *,
+    tuning: Any = None,
+    among: Sequence[Any] | None = None,
+    finalists: int = 4,
+) -> Report:
+    """Compress in place by the composition that is nearest to the original on tuning data.
+
+    Each candidate is first done to one block at the wanted size (`Profile`); the structures that
+    do best there are tried in 8 and 4 bits too; the best have curves over sizes, from which roles
+    may get different compositions. The `finalists` best, the mixture, and whatever goes through
+    the blocks one after another are done to the whole model and judged by the distance of its
+    outputs to the original's on the tuning data: KL divergence of logits, else relative squared
+    error. The choice depends on data and seed alone.
+
+    tuning: data like `data` and apart from it; default: every eighth batch of `data`, which is
+        then held out from calibration. among: keys of methods, or compositions; default: every
+        method of areas compress and quantize that applies. The report's section "tried" has all.
+    """
+    started = perf_counter()
+    inputs, held = _split(options, tuning)
+    found = choose_sites(*survey(model, options.seed), options.targets)
+    ops = [read(model, site) for site in found]
+    targeted = sum(op.bytes() for op in ops)
+    most = budget_bytes(model, ops, keep=options.keep, size=options.size)
+    keep = min(1.0, most / targeted)
+    common = replace(options, data=inputs, tokenizer=None, keep=keep, size=None, heal_minutes=0.0)
+    told = options.progress or (lambda stage, fraction: None)
+    original = copy.deepcopy(model)
+    with unchanged_on_error(model, found), tempfile.TemporaryDirectory() as folder:
+        told("profiling", 0.0)
+        listed = candidates(among)
+        profiled = [steps for steps in listed if not needs_the_whole(steps)]
+        profile = Profile(model, found, profiled, inputs, common, Path(folder))
+        tried = _profile(profile, profiled, keep, among is None, told)
+        chosen = [t for t in _best(tried) if t.keep == keep][:finalists]
+        if not chosen and len(profiled) == len(listed):
+            reasons = "; ".join(f"{t.label}: {t.failed}" for t in tried[:3])
+            raise ValueError(f"no candidate applies at this size: {reasons}")
+        finals = [t.steps for t in chosen] + [s for s in listed if needs_the_whole(s)]
+        whole = [Whole([Part(steps, keep, options.targets)]) for steps in finals]
+        if parts := mix(model, found, _best(tried), most):
+            whole.append(Whole(parts))
+        best: tuple[float, Report, Callable[[], None]] | None = None
+        undo = snapshot(model, found)
+        for number, one in enumerate(whole):
+            told("trying", number / len(whole))
+            began = perf_counter()
+            try:
+                report = compose_parts(model, one.parts, replace(common, progress=None))
+                one.method, one.bytes = report.method, report.totals["model_bytes_after"]
+                one.loss = distance(model, original, held)
+                if best is None or one.loss < best[0]:
+                    best = one.loss, report, snapshot(model, found)
+            except (ValueError, RuntimeError) as error:
+                one.failed = str(error)
+            one.seconds = perf_counter() - began
+            undo()
+        if best is None:
+            raise ValueError(f"no finalist could be done: {whole[0].failed}")
+        report = best[1]
+        best[2]()
+        heal_towards(model, original, replace(options, data=inputs), report)
+    report.method = f"auto: {report.method}"
+    report.sections["tried"] = {
+        "profile": [t.to_json() for t in tried], "whole": [t.to_json() for t in whole],
+    }  # fmt: skip
+    report.seconds["search"] = perf_counter() - started
+    return report
+
+
+def distance(model: nn.Module, original: nn.Module, held: Batches) -> float:
+    """Mean over the batches of how far the outputs are from the original's; see `search`."""
+    total = 0.0
+    with torch.no_grad(), untouched(model), untouched(original):
+        for batch in held:
+            batch = to_device(batch, device_of(model))
+            theirs, mine = call(original, batch), call(model, batch)
+            loss = output_loss(
+                main_output(mine), main_output(theirs), token_mask(batch), hasattr(mine, "logits")
+            )
+            total += float(loss) / len(held)
+    return total
+
+
+def _split(options: Options, tuning: Any) -> tuple[Batches, Batches]:
+    if options.data is None:
+        raise DataError("'auto' compares compositions on data: give data=")
+    how = {
+        "tokenizer": options.tokenizer, "count": options.count,
+        "sequence_length": options.sequence_length, "batch_size": options.batch_size,
+    }  # fmt: skip
+    inputs = batches(options.data, **how)
+    if tuning is not None:
+        return inputs, batches(tuning, **how)
+    if len(inputs) < 2:
+        raise DataError("one batch cannot be split: give tuning=, or a smaller batch_size=")
+    every = min(HELD, len(inputs))
+    held = [batch for i, batch in enumerate(inputs) if i % every == every - 1]
+    rest = [batch for i, batch in enumerate(inputs) if i % every != every - 1]
+    return Batches(rest, inputs.notes), Batches(held)
+
+
+def _profile(
+    profile: Profile,
+    listed: Sequence[Sequence[Any]],
+    keep: float,
+    in_codes: bool,
+    told: Callable[[str, float], None],
+) -> list[Tried]:
+    """All candidates at the wanted size, the best structures `in_codes` too, the best on curves."""
+    tried = []
+    for number, steps in enumerate(listed):
+        told("profiling", number / len(listed))
+        tried.append(profile(steps, keep))
+    structures = [t for t in _best(tried) if read_steps(t.steps)[-1].method.area == "compress"]
+    for one in structures[:SHORT] if in_codes else ():
+        tried += [profile([*one.steps, {"gptq": {"bits": bits}}], keep) for bits in CODES]
+    for one in _best(tried)[:SHORT]:
+        tried += [profile(one.steps, size * keep) for size in CURVE if size * keep < 1]
+    return tried
+
+
+def _best(tried: Sequence[Tried]) -> list[Tried]:
+    return sorted((t for t in tried if not t.failed), key=lambda t: t.error)

@@ -1,0 +1,132 @@
+"""`method="auto"`: what it tries, by what it chooses, and that it says so."""
+
+import copy
+
+import pytest
+import torch
+
+import corank
+from corank.calibration import batches
+from corank.errors import DataError
+from corank.verbs import mixing, searching
+from corank.verbs.candidates import BITS, candidates
+from corank.verbs.profiling import Tried, one_of_each
+
+from .models import tiny_llama, tokens
+
+FEW = ["svd", "svd_llm", "round_to_nearest", ["gptq", {"eora": {"rank": 2}}]]
+
+
+def whole(model):
+    return sum(t.numel() * t.element_size() for t in {*model.parameters(), *model.buffers()})
+
+
+def test_what_is_kept_is_the_nearest_of_the_tried_on_the_tuning_data():
+    model, held = tiny_llama(), tokens(seed=9)
+    original = copy.deepcopy(model)
+    report = corank.compress(
+        model, "auto", keep=0.3, data=tokens(), tuning=held, among=FEW, finalists=3
+    )
+    tried = report.sections["tried"]["whole"]
+    losses = {row["steps"]: row["loss"] for row in tried if row["failed"] is None}
+    assert len(losses) >= 3
+    best = min(losses, key=losses.get)
+    assert report.method == f"auto: {best}"
+    assert searching.distance(model, original, batches(held)) == pytest.approx(losses[best])
+    assert whole(model) <= whole(original) - int(0.7 * 61440)
+    assert report.totals["model_bytes_after"] == whole(model)
+    assert report.seconds["search"] > 0
+
+
+def test_every_method_that_a_budget_can_size_is_a_candidate():
+    found = candidates(None)
+    assert ["svd_llm"] in found
+    assert [{"gptq": {"bits": BITS}}] in found
+    keys = {
+        key
+        for steps in found
+        for step in steps
+        for key in ([step] if isinstance(step, str) else step)
+    }
+    assert not {"onebit", "littlebit", "lora"} & keys  # they train by themselves, or adapt
+    assert candidates(["gptq", ["svd", {"gptq": {"bits": 4}}]]) == [
+        [{"gptq": {"bits": BITS}}],
+        ["svd", {"gptq": {"bits": 4}}],
+    ]
+    with pytest.raises(ValueError, match="unknown method"):
+        candidates(["no_such"])
+
+
+def test_the_profile_says_what_the_whole_then_shows():
+    model = tiny_llama()
+    report = corank.compress(
+        model, "auto", keep=0.3, data=tokens(), among=["svd", "round_to_nearest"], finalists=2
+    )
+    rows = {r["steps"]: r for r in report.sections["tried"]["profile"] if r["keep"] == 0.3}
+    codes = "round_to_nearest(bits=[2, 3, 4, 6, 8])"
+    error = {name: sum(row["errors"].values()) for name, row in rows.items()}
+    assert error[codes] < error["svd"]
+    loss = {row["steps"]: row["loss"] for row in report.sections["tried"]["whole"]}
+    assert loss[codes] < loss["svd"]
+    assert set(rows["svd"]["errors"]) == {"q", "k", "v", "o", "gate", "up", "down"}
+
+
+def test_roles_get_what_suits_them():
+    model = tiny_llama()
+    sites = corank.models.find_sites(model, ["q_proj", "up_proj"])
+    size = {s.role: corank.models.read(model, s).bytes() for s in sites}
+    tried = [
+        Tried(["svd"], 0.5, {"q": 1.0, "up": 9.0}, dict(size.items())),
+        Tried(["gptq"], 0.5, {"q": 9.0, "up": 1.0}, dict(size.items())),
+        Tried(["awq"], 0.1, {"q": 99.0, "up": 99.0}, {r: b // 5 for r, b in size.items()}),
+    ]
+    parts = mixing.mix(model, sites, tried, sum(size.values()))
+    assert {tuple(p.steps): p.targets.count("up_proj") for p in parts} == {
+        ("svd",): 0,
+        ("gptq",): 2,
+    }
+    small = mixing.mix(model, sites, tried, int(0.3 * sum(size.values())))
+    assert [p.steps for p in small] == [["awq"]]
+    assert mixing.mix(model, sites, tried, 10) == []
+
+
+def test_a_block_stands_for_all():
+    sites = corank.models.find_sites(tiny_llama(), "all")
+    chosen = one_of_each(sites)
+    assert {s.role for s in chosen} == {s.role for s in sites}
+    assert {s.layer for s in chosen if s.layer is not None} == {1}
+
+
+def test_the_choice_is_reproducible_and_healing_follows():
+    made = []
+    for _ in range(2):
+        model = tiny_llama()
+        corank.compress(model, "auto", keep=0.3, data=tokens(), among=FEW, finalists=2)
+        made.append(model.state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    report = corank.compress(
+        tiny_llama(), "auto", keep=0.3, data=tokens(), among=["svd"], heal_minutes=0.02
+    )
+    assert report.sections["healing"]["losses"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": None}, "compares compositions on data"),
+        ({"data": tokens(count=1)}, "cannot be split: give tuning="),
+        ({"keep": 0.001}, "no candidate applies|is below the smallest"),
+        ({"keep": None}, "exactly one of keep= .* and size="),
+        ({"among": ["svdd"]}, "did you mean 'svd'"),
+        ({"among": ["onebit"]}, "trains by itself"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_the_model_is_as_it_was(settings, message):
+    model = tiny_llama()
+    before = copy.deepcopy(model)
+    common = {"keep": 0.5, "data": tokens(), "among": ["svd"]}
+    with pytest.raises((ValueError, DataError), match=message):
+        corank.compress(model, "auto", **(common | settings))
+    assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
+    for name, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
