@@ -99,7 +99,7 @@ def test_quantising(capsys, bert, tmp_path):
 
 def test_steps(capsys, bert, tmp_path):
     start = ["compress", bert, "--out", tmp_path / "out"]
-    assert "one of --method KEY and --steps" in fails(capsys, *start, "--keep", 0.5)
+    assert "one of --method KEY, --steps" in fails(capsys, *start, "--keep", 0.5)
     assert "NAME=VALUE" in fails(capsys, *start, "--steps", "svd:rank")
     assert "did you mean" in fails(capsys, *start, "--steps", "svdd")
     assert "give both or neither" in fails(
@@ -109,7 +109,7 @@ def test_steps(capsys, bert, tmp_path):
     recipe.write_text("steps: {svd: {rank: 3}}")
     assert "write a list such as" in fails(capsys, *start, "--recipe", recipe)
     recipe.write_text("steps: [svd]\nmethod: svd\nkeep: 0.5")
-    assert "one of --method KEY and --steps" in fails(capsys, *start, "--recipe", recipe)
+    assert "one of --method KEY, --steps" in fails(capsys, *start, "--recipe", recipe)
     assert not (tmp_path / "out").exists()
 
 
