@@ -13,7 +13,7 @@ from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
 from ..models import Site, blocks, find_norms, install, read, read_bias
-from ..operators import LowRank, Operator, Quantised, Signs, settle
+from ..operators import LowRank, Operator, Quantised, is_settled, settle
 from ..registry import Recipe
 from ..rewrites import Family, Size, Unit
 from .aim import aim, is_aimed
@@ -125,11 +125,11 @@ def _bias(model: nn.Module, site: Site, op: Operator, change: Tensor) -> Tensor:
     return moved if before is None else moved + before.detach().to(moved)
 
 
-def settle_signs(model: nn.Module, plan: Plan) -> None:
-    """Put codes in the place of signs that could have trained."""
+def settle_trained(model: nn.Module, plan: Plan) -> None:
+    """Put operators that could have trained in another form into their stored one."""
     for site in plan.sites:
         op = read(model, site)
-        if any(isinstance(part, Signs) for part in op.modules()):
+        if not is_settled(op):
             install(model, site, settle(op))
 
 

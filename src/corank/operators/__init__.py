@@ -52,7 +52,8 @@ from .score_masked import ScoreMasked
 from .seeded import Seeded, materialise
 from .select import Select
 from .selection import Selection
-from .signs import Signs, settle
+from .settling import is_settled, settle
+from .signs import Signs
 from .skeleton import build, describe, storable
 from .sketched import Sketched
 from .sparse import Sparse, sparsify
@@ -140,6 +141,7 @@ __all__ = [
     "describe",
     "exchange",
     "is_linear",
+    "is_settled",
     "low_rank_form",
     "low_rank_update",
     "materialise",

@@ -21,7 +21,7 @@ class Signs(Operator):
 
     `latent` (out, in), `scale` (out,). Zero counts as negative. The backward pass goes through the
     signs as through the identity for a `slope` of 0, as through tanh(slope x) otherwise.
-    `settle(op)` puts codes in the place of the latent numbers.
+    Settles as codes of one bit.
     """
 
     def __init__(self, latent: Tensor, scale: Tensor, slope: float = 0.0) -> None:
@@ -42,23 +42,11 @@ class Signs(Operator):
     def flops(self, tokens: int) -> int:
         return dense_flops(self) + 2 * tokens * self.shape[0] * self.shape[1]
 
-
-def settle(op: Operator) -> Operator:
-    """`op` with its Signs, itself included, as codes of one bit: the same matrix, in place."""
-    if isinstance(op, Signs):
-        return _packed(op)
-    for module in op.modules():
-        for name, child in module._modules.items():
-            if isinstance(child, Signs):
-                module._modules[name] = _packed(child)
-    return op
-
-
-def _packed(op: Signs) -> Quantised:
-    latent, scale = op.latent.detach(), op.scale.detach().clone()
-    levels = torch.tensor([-1.0, 1.0], dtype=scale.dtype, device=scale.device)
-    codes = pack((latent > 0).to(torch.uint8), 1)
-    return Quantised(codes, scale[:, None], op.shape, 1, op.shape[1], levels=levels)
+    def settled(self) -> Quantised:
+        latent, scale = self.latent.detach(), self.scale.detach().clone()
+        levels = torch.tensor([-1.0, 1.0], dtype=scale.dtype, device=scale.device)
+        codes = pack((latent > 0).to(torch.uint8), 1)
+        return Quantised(codes, scale[:, None], self.shape, 1, self.shape[1], levels=levels)
 
 
 @adjoint.register

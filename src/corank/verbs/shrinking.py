@@ -20,7 +20,7 @@ from ..engine.rewriting import (
     freeze_all_but,
     rewrite_at_once,
     rewrite_in_cascade,
-    settle_signs,
+    settle_trained,
 )
 from ..engine.summary import describe_plan, describe_sites, model_sizes, total_sizes
 from ..engine.transaction import unchanged_on_error
@@ -146,7 +146,7 @@ def shrink(
             )  # fmt: skip
             seconds["healing"] = healed.seconds
             report.sections["healing"] = {"losses": healed.losses}
-        settle_signs(model, plan)
+        settle_trained(model, plan)
     forget(model, [site.name for site in sites])
     attach(model)
     report.sites = describe_sites(model, plan, errors)
