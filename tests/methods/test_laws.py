@@ -321,9 +321,9 @@ def test_making_good_beats_rounding_each_number_by_itself(method):
         assert losses[0] < losses[1]
 
 
-@law("signs")
+@law("settles")
 @shapes
-def test_signs_settle_to_the_bytes_that_were_told(method, shape):
+def test_what_trains_settles_to_the_bytes_that_were_told(method, shape):
     recipe = method.recipe({})
     given = of(recipe, shape, torch.float32)
     chosen = size(recipe, given)

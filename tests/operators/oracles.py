@@ -28,6 +28,7 @@ from corank.operators import (
     KhatriRao,
     Kron,
     KronSum,
+    LearnedRounding,
     LowRank,
     Mixture,
     Observed,
@@ -187,6 +188,20 @@ def signs_detached() -> Case:
         for j in range(6):
             w[i, j] = scale[i] if latent[i, j] > 0 else -scale[i]
     return Signs(latent, scale, slope=2.0), w
+
+
+@oracle
+def learned_rounding_detached() -> Case:
+    weight, left, right, row, column = rand(4, 6), rand(4, 2), rand(2, 6), rand(4), rand(6)
+    log_step, zero = rand(4) - 1, [1, 3, 0, 7]
+    w = torch.zeros(4, 6, dtype=torch.float64)
+    for i in range(4):
+        for j in range(6):
+            log = log_step[i] + sum(left[i, k] * right[k, j] for k in range(2)) + row[i] + column[j]
+            code = min(max(round(float(weight[i, j] / log.exp())) + zero[i], 0), 7)
+            w[i, j] = (code - zero[i]) * log_step[i].exp()
+    zeros = torch.tensor(zero, dtype=torch.uint8)
+    return LearnedRounding(weight, log_step, left, right, row, column, zeros, 3), w
 
 
 @oracle

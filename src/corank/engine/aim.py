@@ -26,9 +26,11 @@ def aim(model: nn.Module, unit: Unit, centred: Sequence[bool]) -> Unit:
 
     For wanted outputs t, less the bias, and inputs x: W = E[t x^T] E[x x^T]^-1, of t and x about
     their means where the site is centred. Its truncation in the metric of E[x x^T] is then the
-    best low-rank map from x to t, because the least-squares residual is orthogonal to x.
+    best low-rank map from x to t, because the least-squares residual is orthogonal to x. Operators
+    that an earlier rewrite left are not aimed: they would be one matrix again.
     """
-    if not all(is_aimed(site) for site in unit.sites):
+    aimed = all(is_aimed(site) for site in unit.sites)
+    if not aimed or not all(isinstance(op, Dense) for op in unit.ops):
         return unit
     ops = [
         Dense(_least_squares(model, site, op.dense().detach(), about_mean))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
 from ..models import Site, blocks, find_norms, install, read, read_bias
-from ..operators import LowRank, Operator, Quantised, is_settled, settle
-from ..registry import Recipe
+from ..operators import LearnedRounding, LowRank, Operator, Quantised, is_settled, settle
+from ..registry import Recipe, Trains
 from ..rewrites import Family, Size, Unit
 from .aim import aim, is_aimed
 from .plan import Plan
@@ -133,8 +133,9 @@ def settle_trained(model: nn.Module, plan: Plan) -> None:
             install(model, site, settle(op))
 
 
-def freeze_all_but(chosen: Literal["factors", "norms"], model: nn.Module, plan: Plan) -> None:
-    """Leave only the low-rank factors of the sites that were rewritten trainable, or the norms."""
+def freeze_all_but(chosen: Trains, model: nn.Module, plan: Plan) -> None:
+    """Leave only the low-rank factors of the sites that were rewritten trainable, only the norms,
+    or only what decides how the sites' codes are rounded."""
     model.requires_grad_(False)
     if chosen == "norms":
         for norm in find_norms(model):
@@ -144,5 +145,7 @@ def freeze_all_but(chosen: Literal["factors", "norms"], model: nn.Module, plan: 
         if size is not None:
             for site in unit.sites:
                 for part in read(model, site).modules():
-                    if isinstance(part, LowRank):
+                    if chosen == "factors" and isinstance(part, LowRank):
                         part.requires_grad_(True)
+                    if chosen == "rounding" and isinstance(part, LearnedRounding):
+                        part.train_rounding()

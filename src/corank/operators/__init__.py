@@ -21,6 +21,7 @@ from .hadamard import Hadamard
 from .khatri_rao import KhatriRao
 from .kron import Kron
 from .kron_sum import KronSum
+from .learned_rounding import LearnedRounding
 from .low_rank import LowRank
 from .low_rank_form import low_rank_form, low_rank_update
 from .mixture import Mixture
@@ -95,6 +96,7 @@ __all__ = [
     "KhatriRao",
     "Kron",
     "KronSum",
+    "LearnedRounding",
     "LowRank",
     "Mixture",
     "Observed",

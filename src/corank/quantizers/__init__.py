@@ -1,6 +1,7 @@
 """Quantisers behind one face: a matrix in, an operator of few bits out."""
 
 from .feedback import error_feedback, greedy_paths
+from .learned import learned_scales
 from .nearest import round_to_nearest, to_normal_float, to_signs, to_ternary
 from .quantizer import Quantizer
 
@@ -8,6 +9,7 @@ __all__ = [
     "Quantizer",
     "error_feedback",
     "greedy_paths",
+    "learned_scales",
     "round_to_nearest",
     "to_normal_float",
     "to_signs",

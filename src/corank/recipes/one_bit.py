@@ -15,7 +15,7 @@ from ..rewrites import signed, signed_factors
         "said), gradients passing the signs unchanged, not epochs over a corpus",
     ),
     area="quantize",
-    laws=("signs", "heals"),
+    laws=("signs", "settles", "heals"),
 )
 def onebit() -> Recipe:
     """The sign of every weight, between a scale for each row and each column; then trained."""
@@ -32,7 +32,7 @@ def onebit() -> Recipe:
         "take the weight's dtype, the formula counts 16 bits for them; widths stop at a side",
     ),
     area="quantize",
-    laws=("signs", "heals"),
+    laws=("signs", "settles", "heals"),
 )
 def littlebit(bits: float | None = 1.0, residual: bool = True, slope: float = 100.0) -> Recipe:
     """Two factors of signs with scales for rows, columns and between, twice; then trained.

@@ -8,6 +8,7 @@ from .parts import (
     Healing,
     Paper,
     Recipe,
+    Trains,
     each_alone,
 )
 from .table import METHODS, Method, find_factorization, find_method, method, methods
@@ -22,6 +23,7 @@ __all__ = [
     "Method",
     "Paper",
     "Recipe",
+    "Trains",
     "each_alone",
     "find_factorization",
     "find_method",

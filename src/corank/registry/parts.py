@@ -20,6 +20,7 @@ def _nothing(sites: Sequence[Site]) -> int:
 
 
 Cascade = Literal["original", "compressed"]
+Trains = Literal["factors", "norms", "rounding"]
 Grouping = Callable[[Sequence[Site]], list[list[Site]]]
 
 
@@ -62,8 +63,8 @@ class Recipe:
     `family` makes the operators; `group` says which sites are rewritten together; `allocate`
     names the default allocator, and `rank` a default rank where the method has no budget;
     `cascade` takes each site's inputs from the model compressed so far; `trains` leaves
-    only the low-rank factors of the rewritten sites trainable, or only the norms; `heal` is the
-    training that follows.
+    only the low-rank factors of the rewritten sites trainable, only the norms, or only what decides
+    how their codes are rounded; `heal` is the training that follows.
     """
 
     family: Family
@@ -71,7 +72,7 @@ class Recipe:
     allocate: str = "uniform"
     rank: int | None = None
     cascade: Cascade | None = None
-    trains: Literal["factors", "norms"] | None = None
+    trains: Trains | None = None
     heal: Healing | None = None
 
 

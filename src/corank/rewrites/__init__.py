@@ -6,8 +6,10 @@ from .choosing import any_of, only
 from .compensation import compensation
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .dictionary import Fit, dictionary
+from .factorwise import count_factorwise, factorwise
 from .fresh import fresh
 from .iterated import iterated_signs
+from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
@@ -33,8 +35,10 @@ __all__ = [
     "block_truncation",
     "by_site",
     "compensation",
+    "count_factorwise",
     "cut",
     "dictionary",
+    "factorwise",
     "fresh",
     "iterated_signs",
     "leading",
@@ -42,6 +46,7 @@ __all__ = [
     "only",
     "plus",
     "quantisation",
+    "quantised_factors",
     "rooted",
     "shared_truncation",
     "signed",

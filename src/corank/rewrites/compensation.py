@@ -10,6 +10,7 @@ from torch import Tensor
 from ..models import Site
 from ..operators import Dense, Operator
 from ..quantizers import Quantizer
+from .factorwise import count_factorwise, factorwise
 from .menu import Menu, menu_of_ranks
 from .rewrite import Counts, Family, Unit
 
@@ -22,7 +23,8 @@ def compensation(
     In further `rounds` Q quantises W - L, and L repairs anew; the best of the pairs in the measure
     of `second` is kept. `repair_first`: L is fitted to W before Q is to W - L, in every round. Rank
     0 is Q alone. Where a site has an original beside its operator, the operator is what an earlier
-    rewrite made of it, so it stays as Q, and W is the original's.
+    rewrite made of it, so it stays as Q, and W is the original's. Where W is a product of matrices,
+    Q quantises each of them (see `factorwise`), and there is one round of this and then L.
 
     The errors of the menu are those of the first round.
     """
@@ -38,8 +40,8 @@ def compensation(
 def _split(first: Quantizer, unit: Unit) -> tuple[list[Operator], Unit]:
     """Q of each site, and W - Q."""
     coarse = []
-    for site, op, wanted in zip(unit.sites, unit.ops, _wanted(unit), strict=True):
-        coarse.append(op if _is_repaired_only(site) else first(wanted, site))
+    for site, op in zip(unit.sites, unit.ops, strict=True):
+        coarse.append(op if _is_repaired_only(site) else factorwise(first, Unit([site], [op]))[0])
     return coarse, _less(unit, coarse)
 
 
@@ -67,7 +69,8 @@ def _counts(first: Quantizer, second: Family, unit: Unit, size: int) -> list[Cou
     found = []
     for site, op, beside in zip(unit.sites, unit.ops, second.counts(unit, size), strict=True):
         repaired_only = _is_repaired_only(site)
-        own = (op.numel(), op.bytes()) if repaired_only else first.counts(op.shape, op.dtype)
+        alone = Unit([site], [op])
+        own = (op.numel(), op.bytes()) if repaired_only else count_factorwise(first, alone)[0]
         found.append((own[0] + beside[0], own[1] + beside[1]))
     return found
 
@@ -88,6 +91,8 @@ def _build(
     coarse, lost = _split(first, unit)
     if size == 0:
         return coarse
+    if not all(isinstance(op, Dense) for op in unit.ops):
+        rounds, repair_first = 1, False  # W - L is no product any more
     if repair_first:
         lost = Unit(unit.sites, [Dense(w) for w in _wanted(unit)])
     least, best = math.inf, coarse

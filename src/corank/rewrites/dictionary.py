@@ -40,7 +40,10 @@ def dictionary(measure: Measure, fit: Fit, atoms_per_nonzero: float = 2.0) -> Fa
         sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
         return menu_by_building(unit, sizes, counts, build, measure)
 
-    return Family(menu, build, counts, measure, measure.needs)
+    def matrices(unit: Unit, atoms: int) -> list[list[tuple[int, int]]]:
+        return [[(atoms, unit.ops[0].shape[1])]]
+
+    return Family(menu, build, counts, measure, measure.needs, matrices=matrices)
 
 
 def _nonzeros(atoms: int, atoms_per_nonzero: float) -> int:

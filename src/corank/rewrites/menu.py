@@ -40,6 +40,11 @@ class Menu:
         """The error of each size, >= 0."""
         return list(self._errors())
 
+    @property
+    def has_spectrum(self) -> bool:
+        """Whether the sizes are ranks, and the errors what they leave out of a spectrum."""
+        return self._spectrum is not None
+
     @cached_property
     def spectrum(self) -> Tensor:
         """Squared singular values, descending, fp64, CPU. ValueError where sizes are no ranks."""

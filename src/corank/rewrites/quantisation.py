@@ -1,26 +1,27 @@
-"""A matrix in few bits, and nothing beside it."""
+"""Weights in few bits, and nothing beside them."""
 
 from __future__ import annotations
 
 from ..metrics import Measure, euclidean
 from ..operators import Operator
 from ..quantizers import Quantizer
+from .factorwise import count_factorwise, factorwise
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
 
 def quantisation(quantizer: Quantizer, measure: Measure | None = None) -> Family:
-    """W -> Q. There is one size, 0; its error is in `measure` (default: the Frobenius norm)."""
+    """W -> Q, or where W is a product of matrices, each of them in few bits: see `factorwise`.
+
+    There is one size, 0; its error is in `measure` (default: the Frobenius norm).
+    """
     measured = measure or euclidean()
 
     def build(unit: Unit, size: int) -> list[Operator]:
-        return [
-            quantizer(op.dense().detach(), site)
-            for site, op in zip(unit.sites, unit.ops, strict=True)
-        ]
+        return factorwise(quantizer, unit)
 
     def counts(unit: Unit, size: int) -> list[Counts]:
-        return [quantizer.counts(op.shape, op.dtype) for op in unit.ops]
+        return count_factorwise(quantizer, unit)
 
     def menu(unit: Unit) -> Menu:
         def errors() -> list[float]:

@@ -53,7 +53,8 @@ class Family:
     operator for each of the unit's sites, and `counts(unit, size)` the numbers and bytes that each
     of them will store, known without weights; what they share is counted with the first. `measure`
     is what the errors are measured in; where it is centred, what the rewrite does to the mean
-    output is left to the bias.
+    output is left to the bias. `matrices(unit, size)` are the shapes of the float matrices that
+    each of the operators will be a product of, what they share with the first; None: not known.
     """
 
     menu: Callable[[Unit], Menu]
@@ -62,6 +63,7 @@ class Family:
     measure: Measure = field(default_factory=euclidean)
     needs: frozenset[str] = frozenset()
     choose: Callable[[Site], Family] | None = None
+    matrices: Callable[[Unit, Any], list[list[tuple[int, int]]]] | None = None
 
     def at(self, size: Size) -> Rewrite:
         """The member of that size, as a rewrite of single operators."""

@@ -34,7 +34,7 @@ def skeleton(importance: Measure, select: Selection) -> Family:
         sizes = range(1, min(unit.ops[0].shape) + 1)
         return menu_by_building(unit, sizes, _counts, build, euclidean())
 
-    return Family(menu, build, _counts, euclidean(), importance.needs)
+    return Family(menu, build, _counts, euclidean(), importance.needs, matrices=_matrices)
 
 
 def _build(importance: Measure, select: Selection, unit: Unit, rank: int) -> list[Operator]:
@@ -69,3 +69,8 @@ def _counts(unit: Unit, rank: int | None) -> list[Counts]:
         return [(op.numel(), op.bytes())]
     numel = rank * (sum(op.shape) + rank)
     return [(numel, numel * op.dtype.itemsize)]
+
+
+def _matrices(unit: Unit, rank: int) -> list[list[tuple[int, int]]]:
+    out, into = unit.ops[0].shape
+    return [[(out, rank), (rank, rank), (rank, into)]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import SiteError
 from ..metrics import Measure
 from ..models import Site
-from ..operators import Dense, Diagonal, Operator, Product
+from ..operators import Dense, Diagonal, LowRank, Operator, Product, Scaled, Sum
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -23,7 +23,8 @@ def smoothing(inner: Family, scales: Scales, measure: Measure, needs: frozenset[
     """W -> inner(W diag(s)) diag(1/s), with the s of `scales` that errs least in `measure`.
 
     `inner` sees the statistics that inputs x / s have. `needs` are those that `scales` reads. The
-    menu is that of `inner` without scales, with the bytes of one added.
+    menu is that of `inner` without scales, with the bytes of one added. Of a product of matrices
+    the one that meets x first is scaled.
     """
 
     def build(unit: Unit, size: Any) -> list[Operator]:
@@ -39,7 +40,7 @@ def smoothing(inner: Family, scales: Scales, measure: Measure, needs: frozenset[
         metric, tried = measure(site.stats), []
         for s in scales(weight, site.stats):
             scale = s.to(weight)
-            scaled = Unit([_with_inputs_over(scale, site)], [Dense(weight * scale)])
+            scaled = Unit([_with_inputs_over(scale, site)], [_with_columns_times(scale, op, site)])
             made = Product(inner.build(scaled, size)[0], Diagonal(1 / scale))
             tried.append((float(metric.loss(weight - made.dense().detach())), made))
         return min(tried, key=lambda pair: pair[0])[1]
@@ -56,6 +57,26 @@ def smoothing(inner: Family, scales: Scales, measure: Measure, needs: frozenset[
         return Menu(plain.sizes, costs, lambda: plain.errors, lambda: plain.spectrum)
 
     return Family(menu, build, counts, measure, inner.needs | measure.needs | needs)
+
+
+def _with_columns_times(scale: Tensor, op: Operator, site: Site) -> Operator:
+    match op:
+        case Dense():
+            return Dense(op.weight.detach() * scale)
+        case LowRank():
+            b, a = op.factors()
+            return LowRank(b.detach(), a.detach() * scale)
+        case Product():
+            *before, first = op.operators
+            return Product(*before, _with_columns_times(scale, first, site))
+        case Sum():
+            return Sum(*(_with_columns_times(scale, term, site) for term in op.operators))
+        case Scaled():
+            return Scaled(_with_columns_times(scale, op.operator, site), op.scale)
+    raise SiteError(
+        site.where, f"no matrix in it meets the inputs: a {type(op).__name__} does",
+        "Leave it out of the targets, or call corank.merge(model) first",
+    )  # fmt: skip
 
 
 def _with_inputs_over(scale: Tensor, site: Site) -> Site:

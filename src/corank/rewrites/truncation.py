@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ def truncation(measure: Measure) -> Family:
     """
     return Family(
         menu=partial(_menu, measure), build=partial(_build, measure), counts=_counts,
-        measure=measure, needs=measure.needs,
+        measure=measure, needs=measure.needs, matrices=_matrices,
     )  # fmt: skip
 
 
@@ -44,11 +45,14 @@ def _menu(measure: Measure, unit: Unit) -> Menu:
 def _counts(unit: Unit, rank: int | None) -> list[Counts]:
     if rank is None:
         return [(op.numel(), op.bytes()) for op in unit.ops]
-    found = []
-    for i, (site, op) in enumerate(zip(unit.sites, unit.ops, strict=True)):
-        numel = rank * (site.shape[0] + (site.shape[1] if i == 0 else 0))
-        found.append((numel, numel * op.dtype.itemsize))
-    return found
+    numels = [sum(map(prod, shapes)) for shapes in _matrices(unit, rank)]
+    return [(n, n * op.dtype.itemsize) for n, op in zip(numels, unit.ops, strict=True)]
+
+
+def _matrices(unit: Unit, rank: int) -> list[list[tuple[int, int]]]:
+    shapes = [[(site.shape[0], rank)] for site in unit.sites]
+    shapes[0].append((rank, unit.sites[0].shape[1]))
+    return shapes
 
 
 def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:

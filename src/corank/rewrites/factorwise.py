@@ -1,0 +1,140 @@
+"""Operators of several matrices in few bits: each matrix in the metric of what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import SiteError
+from ..models import Site
+from ..operators import Dense, LowRank, Operator, Product, Scaled, Sum
+from ..quantizers import Quantizer
+from .rewrite import Counts, Unit
+
+#: What is known of z = R x from what calibration saw of x.
+_FOLLOWS = frozenset({"gram", "mean", "square_mean"})
+
+#: Matrices that are done, by their id.
+_Done = dict[int, tuple[Tensor, Operator]]
+
+
+def factorwise(quantizer: Quantizer, unit: Unit) -> list[Operator]:
+    """Each operator of a unit in few bits: a matrix as a whole, a product matrix by matrix.
+
+    Its matrices are every `Dense` and both factors of every `LowRank` (gate and mask folded into
+    the right one) within any `Product`, `Sum` and `Scaled`. The rest stays as it is: diagonals,
+    indices, sparse values, blocks. A product is gone through from its input on: what follows R
+    reads z = R' x, R' being R in few bits, so its errors count in R' C R'^T for inputs of moment
+    C. A matrix that occurs twice is quantised once, where it is met first.
+
+    Raises SiteError where there is no matrix, or where the quantiser reads more of z than moments.
+    """
+    done: _Done = {}
+    return [_whole(quantizer, op, s, done) for s, op in zip(unit.sites, unit.ops, strict=True)]
+
+
+def count_factorwise(quantizer: Quantizer, unit: Unit) -> list[Counts]:
+    """The numbers and bytes of `factorwise`, from shapes alone; what is shared, with the first."""
+    seen: set[int] = set()
+    return [_count(quantizer, op, seen) for op in unit.ops]
+
+
+def _whole(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Operator:
+    if isinstance(op, Dense):
+        return _matrix(quantizer, op, site, done)
+    if unknown := quantizer.needs - _FOLLOWS:
+        raise SiteError(
+            site.where,
+            f"it holds several matrices, and {', '.join(sorted(unknown))} of what lies between "
+            "them is not known",
+            "Quantise it by a method that reads moments, or call corank.merge(model) first",
+        )
+    if not _holds_a_matrix(op):
+        raise SiteError(
+            site.where, "it holds no matrix of floats that could be quantised by itself",
+            "Leave it out of the targets, or call corank.merge(model) first",
+        )  # fmt: skip
+    known = {k: v for k, v in site.stats.items() if k in _FOLLOWS}
+    return _inside(quantizer, op, replace(site, stats=known), done)
+
+
+def _inside(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Operator:
+    match op:
+        case Dense():
+            return _matrix(quantizer, op, site, done)
+        case LowRank():
+            whole = op.gate is None and op.mask is None
+            pair = (op.b, op.a) if whole else op.factors()
+            return _in_turn(quantizer, [Dense(part) for part in pair], site, done)
+        case Product():
+            return _in_turn(quantizer, op.operators, site, done)
+        case Sum():
+            return Sum(*(_inside(quantizer, term, site, done) for term in op.operators))
+        case Scaled():
+            return Scaled(_inside(quantizer, op.operator, site, done), op.scale)
+    return op
+
+
+def _in_turn(
+    quantizer: Quantizer, factors: Sequence[Operator], site: Site, done: _Done
+) -> Operator:
+    made: list[Operator] = []
+    for factor in reversed(factors):
+        if made and quantizer.needs:
+            site = replace(site, stats=_behind(made[-1], site.stats))
+        made.append(_inside(quantizer, factor, site, done))
+    return Product(*reversed(made))
+
+
+def _behind(op: Operator, stats: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The statistics of z = R x, from those of x."""
+    found: dict[str, Any] = {}
+    if "mean" in stats:
+        found["mean"] = op.dense().to(stats["mean"]) @ stats["mean"]
+    if "gram" in stats:
+        matrix = op.dense().to(stats["gram"])
+        found["gram"] = matrix @ stats["gram"] @ matrix.mT
+        found["square_mean"] = found["gram"].diagonal()
+    return found
+
+
+def _matrix(quantizer: Quantizer, op: Dense, site: Site, done: _Done) -> Operator:
+    if id(op.weight) not in done:
+        made = quantizer(op.weight.detach(), replace(site, shape=op.shape))
+        done[id(op.weight)] = op.weight, made
+    return done[id(op.weight)][1]
+
+
+def _holds_a_matrix(op: Operator) -> bool:
+    match op:
+        case Dense() | LowRank():
+            return True
+        case Product() | Sum():
+            return any(map(_holds_a_matrix, op.operators))
+        case Scaled():
+            return _holds_a_matrix(op.operator)
+    return False
+
+
+def _count(quantizer: Quantizer, op: Operator, seen: set[int]) -> Counts:
+    def matrix(part: Tensor) -> Counts:
+        if id(part) in seen:
+            return 0, 0
+        seen.add(id(part))
+        return quantizer.counts((part.shape[0], part.shape[1]), part.dtype)
+
+    match op:
+        case Dense():
+            return matrix(op.weight)
+        case LowRank():
+            parts = [matrix(part) for part in (op.b, op.a)]
+        case Product() | Sum():
+            parts = [_count(quantizer, part, seen) for part in op.operators]
+        case Scaled():
+            return _count(quantizer, op.operator, seen)
+        case _:
+            return op.numel(), op.bytes()
+    return sum(numel for numel, _ in parts), sum(size for _, size in parts)
