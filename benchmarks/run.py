@@ -50,6 +50,7 @@ PRESETS: dict[str, list[str]] = {
         str(OUT / "structured.json"),
     ],
     "compress": ["--small", "--out", str(OUT / "compress.json")],
+    "equal_bytes": ["--small", "--out", str(OUT / "equal_bytes.json")],
 }
 
 

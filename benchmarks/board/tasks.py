@@ -50,6 +50,10 @@ class Task(ABC):
         """The text that healing reads: from the calibration split, more of it."""
 
     @abstractmethod
+    def tuning(self) -> Batches:
+        """Text to choose settings by, apart from all that is calibrated on or evaluated."""
+
+    @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Measures on the evaluation text, "domain: measure" -> value."""
 
@@ -98,6 +102,11 @@ class Encoder(Task):
         return batches(
             found, tokenizer=self.tokenizer, sequence_length=64, batch_size=16, by_length=True
         )
+
+    def tuning(self) -> Batches:
+        names = ("tuning", "tuning prose")
+        found = [text for name in names for text in texts.sample(name, self.sizes.evaluation)]
+        return self._batches(found, 32)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return self._measure(model, self._evaluation, "in", "out")
@@ -167,14 +176,14 @@ class LanguageModel(Task):
     def healing(self, seed: int) -> Batches:
         return self._windows(self.sizes.healing, seed)
 
+    def tuning(self) -> Batches:
+        return self._inputs(self._tuning_ids)
+
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return self._measure(model, self._evaluation)
 
     def tune(self, model: nn.Module) -> dict[str, float]:
-        from benchmarks.reference.corpus import tuning_text
-
-        ids = self._evenly(self._ids(tuning_text()), self.sizes.evaluation)
-        return self._measure(model, {"in": ids})
+        return self._measure(model, {"in": self._tuning_ids})
 
     def _measure(self, model: nn.Module, held: dict[str, Tensor]) -> dict[str, float]:
         from benchmarks.reference.evaluate import perplexity
@@ -193,6 +202,12 @@ class LanguageModel(Task):
         return {domain: self._evenly(self._ids(text), count) for domain, text in found.items()}
 
     @cached_property
+    def _tuning_ids(self) -> Tensor:
+        from benchmarks.reference.corpus import tuning_text
+
+        return self._evenly(self._ids(tuning_text()), self.sizes.evaluation)
+
+    @cached_property
     def _calibration_ids(self) -> Tensor:
         from benchmarks.reference.corpus import calibration_text
 
@@ -201,7 +216,11 @@ class LanguageModel(Task):
     def _windows(self, count: int, seed: int) -> Batches:
         rows = self._calibration_ids
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-        chosen = rows[order[:count]].split(8)
+        return self._inputs(rows[order[:count]])
+
+    @staticmethod
+    def _inputs(rows: Tensor) -> Batches:
+        chosen = rows.split(8)
         return Batches({"input_ids": x, "attention_mask": torch.ones_like(x)} for x in chosen)
 
     def _ids(self, text: str) -> Tensor:

@@ -1,0 +1,71 @@
+"""The board at equal bytes: structures, codes and their compositions, on two models, two domains.
+
+    python -m benchmarks.equal_bytes [--only REGEX] [--models MiniLM] [--shares 0.25] [--minutes 20]
+
+Each row compresses a fresh bfloat16 copy of a model to a share of the bytes that its targeted
+weights store, indices and scales included, and measures it on evaluation text, which nothing here
+is tuned on. Rows go into the results file as they are made, and those that are there are left out,
+so a stopped run goes on. Run it with OMP_NUM_THREADS=1 for processor times of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.board.measure import environment
+from benchmarks.board.store import Results
+from benchmarks.board.tasks import TASKS, Task
+from benchmarks.equal.measure import in_full, load, measure
+from benchmarks.equal.rows import SHARES, Row, list_rows
+
+RESULTS = Path(__file__).parent / "results" / "equal_bytes.json"
+SMALL = r"^(gptq|svd_llm)\b[^+]*, 40%"
+
+
+def run(task: Task, rows: list[Row], results: Results, folder: Path, until: float) -> None:
+    """Make the rows that are not there yet, until the clock says `until`."""
+    if not results.has(task.name, "dense"):
+        measures = task.evaluate(in_full(load(task)))
+        results.add(task.name, {"key": "dense", "measures": measures})
+    for row in rows:
+        if time.monotonic() >= until:
+            return
+        if results.has(task.name, row.key):
+            continue
+        try:
+            found = measure(task, row, folder)
+        except (ValueError, RuntimeError) as error:
+            found = {"key": row.key, "label": row.label, "share": row.share, "error": str(error)}
+        results.add(task.name, found)
+        print(task.name, row.key, found.get("measures") or found.get("error"), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="a regular expression that keys must match")
+    parser.add_argument("--models", default=",".join(TASKS), help="comma-separated names")
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no row later")
+    parser.add_argument("--small", action="store_true", help="few texts, few rows, in a minute")
+    parser.add_argument("--out", type=Path, help="default: the committed results, unless --small")
+    options = parser.parse_args()
+    out = options.out or (Path("out/bench/equal_bytes.json") if options.small else RESULTS)
+    results = Results(out)
+    results.set("environment", environment() | {"dtype": "bfloat16"})
+    only = options.only or (SMALL if options.small else "")
+    shares = [float(share) for share in options.shares.split(",")]
+    rows = [row for row in list_rows(shares) if re.search(only, row.key)]
+    until = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.models.split(","):
+            task = TASKS[name](options.small)
+            results.set(f"{name} sizes", vars(task.sizes))
+            run(task, rows, results, Path(folder), until)
+
+
+if __name__ == "__main__":
+    main()
