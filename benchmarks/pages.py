@@ -15,6 +15,7 @@ from benchmarks.board.plots import plot_costs, plot_keeps
 from benchmarks.board.rows import EVERY_ALLOCATOR, LITERAL
 from benchmarks.board.summary import Entry, list_entries, number, table
 from benchmarks.claiming.page import render_claims
+from benchmarks.equal.page import render as render_equal
 from benchmarks.memory_page import render_memory
 from benchmarks.optim_page import render_optimizers
 from benchmarks.training.claims import render_claims as render_training_claims
@@ -302,6 +303,10 @@ def main() -> None:
         kept = _read(options.results / "activation.json")
         structured = _read(options.results / "structured.json")
         (options.docs / "board-optim.md").write_text(render_optimizers(optim, kept, structured))
+    if equal := _read(options.results / "equal_bytes.json"):
+        page, more = render_equal(equal)
+        (options.docs / "board-bytes.md").write_text(page)
+        plots |= more
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

@@ -1,0 +1,114 @@
+"""The page of the board at equal bytes, from its results: no figure is typed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.board.plots import COLOURS, draw
+from benchmarks.board.summary import number, table
+from benchmarks.equal.judging import best, is_single, judge, measured
+from benchmarks.equal.rows import AUTO, SHARES
+
+MODELS = {"MiniLM": "mean cosine", "reference LM": "perplexity"}
+#: Lines of the plot beside the best single method's.
+PLOTTED = ("gptq", "round_to_nearest", "svd", "svd_llm", "kfac_svd", "corank", "modegpt", "qera")
+INTRODUCTION = """\
+# The board at equal bytes
+
+Every method of the areas compress and quantize that a budget can size, structures whose factors are
+stored in codes, and `method="auto"`, at {shares} of the bytes that the targeted weights store in
+bfloat16: scales, indices and masks count. Models, texts and measures are those of
+[the other board](board-compress.md); weights are compressed in bfloat16 and evaluated in float32.
+Quantisers choose bits site by site from 2, 3, 4, 6 and 8. Nothing is trained. `auto` chooses on
+tuning text, which is neither calibrated on nor evaluated. `python -m benchmarks.equal_bytes`
+measures, `python -m benchmarks.pages` writes this page.
+
+One calibration seed. Seconds are of the processor, one thread, all of calibration included, on a
+machine shared with other work; rows of the same statistics share a pass, timed with the first.
+Speed is tokens per second over the dense bfloat16 model's, one batch, interleaved rounds."""
+
+
+def render(tables: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The page, and its plots by file name."""
+    shares = ", ".join(f"{share:.0%}" for share in sorted(SHARES, reverse=True))
+    parts, plots = [INTRODUCTION.format(shares=shares)], {}
+    if judged := judge(tables, MODELS):
+        parts += ["## Targets", table(["what", "to reach", "reached", ""], judged)]
+    for model, measure in MODELS.items():
+        rows = measured(tables.get(model, []))
+        if not rows:
+            continue
+        slug = model.lower().replace(" ", "-")
+        plots[f"{slug}-bytes.svg"] = _plot(rows, measure, _dense(tables[model]))
+        parts += [f"## {model}", f"![{measure} over bytes](plots/{slug}-bytes.svg)"]
+        if "perplexity" in measure:
+            dense = _dense(tables[model])
+            parts.append(
+                f"The original: {', '.join(f'{k} {number(v, 2)}' for k, v in dense.items())}."
+            )
+        for share in sorted({row["share"] for row in rows}, reverse=True):
+            at = [row for row in rows if row["share"] == share]
+            parts += [f"### {share:.0%}", _table(at, measure)]
+        parts += _failed(tables[model])
+    versions = ", ".join(f"{k} {v}" for k, v in sorted(tables.get("environment", {}).items()))
+    return "\n\n".join([*parts, "## Versions", versions]) + "\n", plots
+
+
+def _dense(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return next((dict(row["measures"]) for row in rows if row["key"] == "dense"), {})
+
+
+def _table(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
+    names = [f"{domain}: {measure}" for domain in ("in", "out")]
+    sign = 1 if measure == "perplexity" else -1
+    ranked = sorted(rows, key=lambda row: sign * row["measures"][names[0]])
+    return table(
+        ["composition", "", *names, "bytes reached", "processor s", "speed"],
+        [
+            [row["label"], row["method"].removeprefix("auto: ") if row["label"] == AUTO else "",
+             *(number(row["measures"][name]) for name in names), f"{row['reached']:.1%}",
+             number(row["cpu_seconds"], 0), number(row["speed"], 2)]
+            for row in ranked
+        ],
+    )  # fmt: skip
+
+
+def _failed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [[row["key"], row["error"].replace("|", "/")] for row in rows if "error" in row]
+    return ["### Not possible", table(["row", "why"], found)] if found else []
+
+
+def _plot(rows: Sequence[Mapping[str, Any]], measure: str, dense: Mapping[str, float]) -> str:
+    """A measure over the bytes reached: the best single method, auto, and the methods plotted."""
+
+    def fill(all_axes: Sequence[Any]) -> None:
+        for axes, domain in zip(all_axes, ("in", "out"), strict=True):
+            name = f"{domain}: {measure}"
+            lines: dict[str, list[tuple[float, float]]] = {}
+            for key in (AUTO, *PLOTTED):
+                own = [r for r in rows if is_single(r) or key == AUTO]
+                own = [r for r in own if r["label"].partition("(")[0] == key]
+                lines[key] = [(r["reached"], r["measures"][name]) for r in own]
+            singles = [r for r in rows if is_single(r)]
+            tops = [
+                best([r for r in singles if r["share"] == share], name)
+                for share in {r["share"] for r in singles}
+            ]
+            lines["best single"] = [(r["reached"], r["measures"][name]) for r in tops if r]
+            for i, (label, points) in enumerate(lines.items()):
+                if points:
+                    x, y = zip(*sorted(points), strict=True)
+                    style = {"marker": "osD^vP*Xh"[i % 9], "color": COLOURS[i % len(COLOURS)]}
+                    axes.plot(x, y, label=label, linewidth=1.3, markersize=4, **style)
+            if name in dense:
+                axes.axhline(dense[name], color="#aaaaaa", linewidth=0.8, linestyle="--")
+            axes.set_xlabel("share of the bfloat16 bytes stored")
+            axes.set_title(f"{measure}, {domain} of domain" if domain == "out" else
+                           f"{measure}, in domain", fontsize=10)  # fmt: skip
+            if measure == "perplexity":
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+        all_axes[-1].legend(loc="best", fontsize=7)
+
+    return draw(fill)

@@ -1,0 +1,76 @@
+"""The board at equal bytes: its rows, one on a tiny model, how it is judged, its page."""
+
+import pytest
+import torch
+
+from benchmarks.equal import judging, page
+from benchmarks.equal.measure import load, measure
+from benchmarks.equal.rows import AUTO, SHARES, Row, list_rows
+
+from .test_board import Tiny
+
+
+def row(label, share, value, **more):
+    measures = {f"{domain}: mean cosine": value for domain in ("in", "out")}
+    return {
+        "key": f"{label}, {share}", "label": label, "share": share, "measures": measures,
+        "method": label, "reached": share, "cpu_seconds": 1.0, "speed": 1.0,
+    } | more  # fmt: skip
+
+
+def test_rows_are_of_all_shares_and_unlike():
+    rows = list(list_rows())
+    assert len({r.key for r in rows}) == len(rows)
+    assert {r.share for r in rows} == set(SHARES)
+    labels = {r.label for r in rows}
+    assert {"svd_llm", AUTO, "svd_llm + gptq(bits=4)"} <= labels
+    assert rows[0].label == "gptq(bits=[2, 3, 4, 6, 8])"
+
+
+def test_a_row_is_made_in_bfloat16_and_within_its_bytes(tmp_path):
+    task = Tiny()
+    found = measure(task, Row(("svd_llm", {"gptq": {"bits": 8, "group": 16}}), 0.5), tmp_path)
+    stored = [p for n, p in load(task).named_parameters() if "encoder" in n and p.ndim == 2]
+    assert found["dense_bytes"] == sum(2 * p.numel() for p in stored)
+    assert 0.4 < found["reached"] <= 0.5
+    assert found["measures"]["in: mean cosine"] < 1
+    assert load(task).dtype == torch.bfloat16
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("auto", "verdicts"),
+    [(0.95, ["met", "met"]), (0.9, ["met", "not met"]), (0.8, ["not met", "not met"])],
+)
+def test_auto_is_judged_by_the_best_single_method_and_by_plain_codes(auto, verdicts):
+    rows = [
+        row("svd", 0.25, 0.5), row("gptq(bits=4)", 0.25, 0.9), row("a + b", 0.25, 0.99),
+        row(AUTO, 0.25, auto, method="auto: x"), {"key": "dense", "measures": {}},
+        {"key": "rom", "label": "rom", "share": 0.25, "error": "no"},
+    ]  # fmt: skip
+    found = judging.judge({"MiniLM": rows}, {"MiniLM": "mean cosine"})
+    assert [line[3] for line in found] == [*verdicts, *verdicts]
+    assert "gptq(bits=4)" in found[0][1]
+    assert judging.judge({"MiniLM": rows[:3]}, {"MiniLM": "mean cosine"}) == []
+
+
+def test_less_perplexity_is_better():
+    assert judging.better("in: perplexity", 3.0, 4.0)
+    assert not judging.better("in: mean cosine", 3.0, 4.0)
+    rows = [{"measures": {"in: perplexity": v}} for v in (5.0, 4.0, 6.0)]
+    assert judging.best(rows, "in: perplexity") is rows[1]
+
+
+def test_the_page_says_what_was_measured_and_what_was_not():
+    rows = [
+        row("svd", 0.4, 0.5), row(AUTO, 0.4, 0.7, method="auto: svd + gptq"),
+        row("gptq", 0.25, 0.6),
+        {"key": "rom, 40%", "label": "rom", "share": 0.4, "error": "it cannot"},
+        {"key": "dense", "measures": {"in: mean cosine": 1.0}},
+    ]  # fmt: skip
+    text, plots = page.render({"MiniLM": rows, "environment": {"torch": "x"}})
+    assert text.index("### 40%") < text.index("### 25%")
+    assert "| auto | svd + gptq | 0.700 |" in text
+    assert "it cannot" in text
+    assert plots["minilm-bytes.svg"].startswith("<?xml")
+    assert "## reference LM" not in text
