@@ -59,7 +59,8 @@ def _judge(model: str, rows: Rows, share: float, domain: str, measure: str) -> l
         other = single["measures"][measure]
         made.append([
             f"{where} of auto, beside the best single method",
-            f"{number(other)} ({single['label']})", f"{number(value)} ({name})", MARKS[better(measure, value, other)],
+            f"{number(other)} ({single['label']})", f"{number(value)} ({name})",
+            MARKS[better(measure, value, other)],
         ])  # fmt: skip
     plain = [r for r in rows if r["label"].partition("(")[0] in PLAIN and is_single(r)]
     if share <= LOW and (codes := best(plain, measure)) is not None:
