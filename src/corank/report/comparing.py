@@ -9,6 +9,7 @@ from torch import nn
 
 from ..calibration.data import take
 from .fidelity import measure_each
+from .layers import measure_layers
 from .quantised import dequantised, quantised_variants
 from .report import Report
 from .sections import OWN
@@ -27,7 +28,7 @@ def add_measurements(
     sites: Collection[str] | None = None,
     repeats: int = 7,
 ) -> None:
-    """Add the sections "fidelity" and "speed" to a report, and a note for what was not measured.
+    """Add "fidelity", "speed" and "layers" to a report, and a note for what was not measured.
 
     heldout: domain -> batches that the compression did not see; up to 8 sequences of the first
         one's middle batch are also what the speed is measured on.
@@ -62,3 +63,6 @@ def add_measurements(
         if row["variant"] in closeness:
             row["fidelity"] = closeness[row["variant"]]
     report.sections["speed"] = speed
+    names = [row.name for row in report.sites]
+    if layers := measure_layers(original, compressed, names, repeats):
+        report.sections["layers"] = layers

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .layers import slower_layers
 from .units import show_bytes, show_count, show_fraction, show_value
 
 #: Measures of which less is better; of all others more is.
@@ -45,6 +46,8 @@ def list_sections(sections: Mapping[str, Any]) -> list[Section]:
         found.append(_speed(sections["speed"]))
         closeness = _closeness(sections["speed"])
         found += [] if closeness is None else [closeness]
+    if sections.get("layers"):
+        found.append(_layers(sections["layers"]))
     if sections.get("ranks"):
         found.append(_ranks(sections["ranks"]))
     if sections.get("disk"):
@@ -185,6 +188,22 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> Section:
         ["variant", "bytes", "tokens/s", "to dense"],
         table,
         quantisation_wins(rows),
+    )
+
+
+def _layers(rows: Sequence[Mapping[str, Any]]) -> Section:
+    counts = list(rows[0]["speed"])
+    table = [
+        [row["operator"], " x ".join(map(str, row["shape"])), str(row["sites"]),
+         *(f"{row['speed'][count]:.2f}x" for count in counts)]
+        for row in rows
+    ]  # fmt: skip
+    return Section(
+        "Layers against dense ones",
+        "One of each kind and shape on random inputs, interleaved rounds, speed over the dense.",
+        ["operator", "shape", "sites", *(f"{count} rows" for count in counts)],
+        table,
+        slower_layers(rows),
     )
 
 
