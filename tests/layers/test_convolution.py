@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from corank.layers import Convolution, convolve
 from corank.layers import convolution as module_under_test
-from corank.operators import Dense, Diagonal, LowRank, Operator, Product, Scaled, Sum
+from corank.operators import Dense, Diagonal, LowRank, Operator, Polyadic, Product, Scaled, Sum
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _operators(columns: int) -> dict[str, Operator]:
+def _operators(*kernel: int) -> dict[str, Operator]:
+    columns = 4 * prod(kernel)
     gate, mask = _random(3, seed=2), torch.tensor([True, False, True])
     low_rank = LowRank(_random(6, 3), _random(3, columns, seed=1), gate, mask)
     return {
@@ -26,6 +27,7 @@ def _operators(columns: int) -> dict[str, Operator]:
         "Scaled": Scaled(low_rank, -0.5),
         "Product": Product(Diagonal(_random(6)), low_rank),
         "Columns": Product(Dense(_random(6, columns)), Diagonal(_random(columns))),
+        "Polyadic": Polyadic(*(Dense(_random(n, 3, seed=n)) for n in (6, 4, *kernel))),
     }
 
 
@@ -53,7 +55,7 @@ def _layer(conv: Any, op: Operator) -> Convolution:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("kind", _operators(4))
+@pytest.mark.parametrize("kind", _operators())
 @pytest.mark.parametrize(
     ("geometry", "dimensions"), [*((g, d) for g in GEOMETRIES for d in (1, 2)), ("lopsided", 2)]
 )
@@ -61,7 +63,7 @@ def test_equals_the_convolution_with_the_dense_kernel(
     kind: str, geometry: str, dimensions: int
 ) -> None:
     conv: Any = _reference(dimensions, GEOMETRIES.get(geometry, LOPSIDED))
-    op = _operators(4 * prod(conv.kernel_size))[kind]
+    op = _operators(*conv.kernel_size)[kind]
     conv.weight.data = op.dense().view(conv.weight.shape)
     layer = _layer(conv, op)
     x = _random(2, 4, *[9, 8][:dimensions], seed=3)
@@ -71,7 +73,7 @@ def test_equals_the_convolution_with_the_dense_kernel(
     assert (layer.in_channels, layer.out_channels) == (4, 6)
 
 
-@pytest.mark.parametrize("kind", ["LowRank", "Scaled", "Product"])
+@pytest.mark.parametrize("kind", ["LowRank", "Scaled", "Product", "Polyadic"])
 def test_a_factored_convolution_builds_no_dense_kernel(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,16 +81,16 @@ def test_a_factored_convolution_builds_no_dense_kernel(
         raise AssertionError("a dense kernel was built")
 
     monkeypatch.setattr(module_under_test, "dense_of", refuse)
-    layer = _layer(_reference(2, {"kernel_size": 3}), _operators(36)[kind])
+    layer = _layer(_reference(2, {"kernel_size": 3}), _operators(3, 3)[kind])
     layer(_random(2, 4, 9, 8))
     with pytest.raises(AssertionError):
         convolve(Dense(_random(6, 36)), _random(2, 4, 9, 8), layer.geometry)
 
 
-@pytest.mark.parametrize("kind", _operators(36))
+@pytest.mark.parametrize("kind", _operators(3, 3))
 def test_compiles_with_its_gradient(kind: str) -> None:
     torch._dynamo.reset()
-    layer = _layer(_reference(2, {"kernel_size": 3}), _operators(36)[kind]).requires_grad_(True)
+    layer = _layer(_reference(2, {"kernel_size": 3}), _operators(3, 3)[kind]).requires_grad_(True)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = _random(2, 4, 9, 8)
     grads = []
@@ -100,7 +102,7 @@ def test_compiles_with_its_gradient(kind: str) -> None:
 
 
 def test_autocast_gives_half_precision() -> None:
-    layer = _layer(_reference(2, {"kernel_size": 3}), _operators(36)["LowRank"])
+    layer = _layer(_reference(2, {"kernel_size": 3}), _operators(3, 3)["LowRank"])
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(_random(2, 4, 9, 8)).dtype == torch.bfloat16
 

@@ -36,6 +36,7 @@ from corank.operators import (
     OnSupport,
     Operator,
     Permutation,
+    Polyadic,
     Product,
     Quantised,
     Rectified,
@@ -728,6 +729,16 @@ def tucker() -> Case:
             one, two, three = (f[a, b] for f, a, b in zip(factors, i, j, strict=True))
             w[i] += core[j] * one * two * three
     return Tucker(*(Dense(factor) for factor in factors), core=core), w.reshape(5, 12)
+
+
+@oracle
+def polyadic() -> Case:
+    factors = rand(5, 3), rand(4, 3), rand(3, 3), rand(2, 3)
+    w = torch.zeros(5, 4, 3, 2, dtype=torch.float64)
+    for i in np.ndindex(5, 4, 3, 2):
+        for j in range(3):
+            w[i] += np.prod([float(f[a, j]) for f, a in zip(factors, i, strict=True)])
+    return Polyadic(*(Dense(factor) for factor in factors)), w.reshape(5, 24)
 
 
 @oracle

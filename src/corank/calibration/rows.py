@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import DataError
-from ..layers.convolution import Geometry
+from ..layers.geometry import Geometry
 from ..models import Site
 
 _PATCH_NUMBERS = 1 << 24  # unfolded patches held at once

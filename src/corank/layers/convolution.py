@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from typing import final
@@ -14,39 +13,18 @@ from ..operators.adapted import Adapted
 from ..operators.base import Base
 from ..operators.low_rank import LowRank
 from ..operators.operator import Operator, is_linear
+from ..operators.polyadic import Polyadic
 from ..operators.precision import autocasts
 from ..operators.product import Product
 from ..operators.scaled import Scaled
 from ..operators.select import Select
 from ..operators.sum import Sum
 from ..operators.tucker import Tucker
+from .geometry import Geometry, slide
 from .lazy import dense_of, lazy_dense
 from .linear import as_bias
 from .origin import Origin, initialised
 from .rules import Rules, rule
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a convolution looks, in one or two spatial dimensions: nn.Conv1d/2d's arguments."""
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    padding_mode: str = "zeros"
-
-    @property
-    def pads(self) -> list[int]:
-        """Both sides of every spatial axis, last axis first, as F.pad takes them."""
-        if self.padding == "valid":
-            return [0] * (2 * len(self.kernel_size))
-        if isinstance(self.padding, str):
-            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            sides = [(total // 2, total - total // 2) for total in totals]
-        else:
-            sides = [(p, p) for p in self.padding]
-        return [side for axis in reversed(sides) for side in axis]
 
 
 @initialised
@@ -189,11 +167,14 @@ def _tucker_convolve(op: Tucker, x: Tensor, geometry: Geometry) -> Tensor:
     return y.movedim(-1, channels)
 
 
-def slide(matrix: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    """x convolved with a kernel given as a matrix (out, in * prod(kernel))."""
-    kernel = matrix.reshape(matrix.shape[0], -1, *geometry.kernel_size)
-    convolution = F.conv1d if len(geometry.kernel_size) == 1 else F.conv2d
-    padding: tuple[int, ...] | str | int = geometry.padding
-    if geometry.padding_mode != "zeros":
-        x, padding = F.pad(x, geometry.pads, mode=geometry.padding_mode), 0
-    return convolution(x, kernel, None, geometry.stride, padding, geometry.dilation)
+@rule(_CONVOLVE, Polyadic)
+def _polyadic_convolve(op: Polyadic, x: Tensor, geometry: Geometry) -> Tensor:
+    if op.sizes[2:] != geometry.kernel_size:  # its modes are not channels and taps
+        return _dense_convolve(op, x, geometry)
+    first, second, *taps = op.operators
+    channels = -1 - len(geometry.kernel_size)
+    z = (x.movedim(channels, -1) @ second.dense()).movedim(-1, channels)
+    for axis, factor in enumerate(taps):  # one filter of one axis for each term
+        z = slide(factor.dense().mT, z, geometry.along(axis), groups=op.rank)
+    y: Tensor = first(z.movedim(channels, -1))
+    return y.movedim(-1, channels)

@@ -6,6 +6,7 @@ from .components import principal_components
 from .dictionary import learned_dictionary, matching_pursuit, orthonormal_dictionary
 from .gram import GramAccumulator
 from .patterns import n_of_m
+from .polyadic import polyadic
 from .projection import energy, project, projection_spectrum
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
@@ -36,6 +37,7 @@ __all__ = [
     "n_of_m",
     "orthonormal_dictionary",
     "pivoted_columns",
+    "polyadic",
     "principal_components",
     "project",
     "projection_spectrum",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ class Site:
     def numel(self) -> int:
         """Numbers in the dense matrix, without the bias."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """The weight's own shape: (filters, channels, *kernel) of a convolution, else (out, in)."""
+        return (self.shape[0], self.shape[1] // prod(self.kernel), *self.kernel)
 
     @property
     def path(self) -> str:

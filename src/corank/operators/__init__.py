@@ -32,6 +32,7 @@ from .on_support import OnSupport
 from .operator import Operator, is_linear, trainable
 from .packing import pack, unpack
 from .permutation import Permutation, exchange
+from .polyadic import Polyadic
 from .product import Product
 from .quantise import (
     normal_float,
@@ -104,6 +105,7 @@ __all__ = [
     "OnSupport",
     "Operator",
     "Permutation",
+    "Polyadic",
     "Product",
     "Quantised",
     "Rectified",

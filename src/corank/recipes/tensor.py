@@ -125,8 +125,7 @@ def flora_tucker(
     """
 
     def modes(site: Site) -> list[tuple[int, int]]:
-        taps = prod(site.kernel)
-        sizes = (site.shape[0], site.shape[1] // taps, *site.kernel)
+        sizes = site.modes
         own = [min(rank, size) for size in sizes] if ranks is None else list(ranks)
         if len(own) != len(sizes) or any(r < 1 for r in own):
             raise SiteError(

@@ -14,18 +14,13 @@ from ..rewrites import Rewrite
 from ..rewrites.adapting import leaf_dtype, require_rank
 
 
-def _sizes(site: Site) -> tuple[int, ...]:
-    """A kernel's modes: filters, channels, taps; of a linear layer, outputs and inputs."""
-    return (site.shape[0], site.shape[1] // prod(site.kernel), *site.kernel)
-
-
 def _ranks(sizes: Sequence[int], rank: int) -> tuple[int, ...]:
     return (*(min(rank, size) for size in sizes[:2]), *sizes[2:])
 
 
 def _trained(site: Site, rank: int) -> tuple[int, int]:
     """Numbers that train, and frozen ones."""
-    sizes = _sizes(site)
+    sizes = site.modes
     ranks = _ranks(sizes, rank)
     inner = [min(r, prod(ranks) // r) for r in ranks]
     room = [min(q, n - r) for q, n, r in zip(inner, sizes, ranks, strict=True)]
@@ -64,7 +59,7 @@ def tucker_dlrt(rank: int = 64, tolerance: float = 0.1, least: int = 2) -> Facto
 
     def rewrite(op: Operator, site: Site) -> Operator:
         require_rank(rank, site)
-        sizes = _sizes(site)
+        sizes = site.modes
         tensor = op.dense().detach().to(leaf_dtype(op)).reshape(sizes)
         return flowing(*hosvd(tensor, _ranks(sizes, rank)))
 

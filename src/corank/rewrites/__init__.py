@@ -11,6 +11,7 @@ from .fresh import fresh
 from .iterated import iterated_signs
 from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
+from .polyadics import polyadic_sum
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
 from .signed import signed, signed_factors
@@ -45,6 +46,7 @@ __all__ = [
     "menu_of_ranks",
     "only",
     "plus",
+    "polyadic_sum",
     "quantisation",
     "quantised_factors",
     "rooted",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..errors import SiteError
 from ..operators import Operator
 from .menu import Menu, Size
 from .rewrite import Counts, Family, Unit
@@ -25,8 +26,9 @@ def only(family: Family, size: Size) -> Family:
 def any_of(families: Mapping[Any, Family]) -> Family:
     """One of `families`, all with one measure, for each unit: sizes are (key, its own size).
 
-    The menu holds what is worth having: nothing that costs as much as another and errs more. For
-    weights on the meta device, whose errors are unknown, it is by cost alone.
+    None, which leaves a unit as it is, stays None. The menu holds what is worth having: nothing
+    that costs as much as another and errs more. For weights on the meta device, whose errors are
+    unknown, it is by cost alone.
     """
     first = next(iter(families.values()))
 
@@ -37,7 +39,7 @@ def any_of(families: Mapping[Any, Family]) -> Family:
             one = family.menu(unit)
             errors = [0.0] * len(one.sizes) if unknown else one.errors
             found += [
-                (cost, error, (key, size))
+                (cost, error, size if size is None else (key, size))
                 for cost, error, size in zip(one.costs, errors, one.sizes, strict=True)
             ]
         found.sort(key=lambda entry: entry[:2])
@@ -49,10 +51,17 @@ def any_of(families: Mapping[Any, Family]) -> Family:
         costs, errors, sizes = (list(column) for column in zip(*kept, strict=True))
         return Menu(sizes, costs, lambda: errors)
 
-    def build(unit: Unit, size: tuple[Size, Size]) -> list[Operator]:
+    def build(unit: Unit, size: Size) -> list[Operator]:
+        if not isinstance(size, tuple):
+            raise SiteError(
+                unit.name, f"a rank of {size} does not say which of {list(families)} it is of",
+                "Give a budget, keep= or size=, or leave it out of the targets",
+            )  # fmt: skip
         return families[size[0]].build(unit, size[1])
 
-    def counts(unit: Unit, size: tuple[Size, Size]) -> list[Counts]:
+    def counts(unit: Unit, size: tuple[Size, Size] | None) -> list[Counts]:
+        if size is None:
+            return first.counts(unit, None)
         return families[size[0]].counts(unit, size[1])
 
     needs = frozenset().union(*(family.needs for family in families.values()))
