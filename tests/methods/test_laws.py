@@ -237,6 +237,31 @@ def test_blocks_share_their_factors_and_are_counted(method, shape):
         method.recipe({"blocks": 5}).family.build(given, 1)
 
 
+@law("common_center")
+@shapes
+def test_layers_share_their_middle_core_and_its_bytes(method, shape):
+    recipe = method.recipe({})
+    given = unit(*shape, recipe.family.needs, count=3)
+    menu = recipe.family.menu(given)
+    losses = []
+    for rank in (1, 4, 16):
+        ops = recipe.family.build(given, rank)
+        (shared,) = {id(op.operators[2].weight) for op in ops}
+        assert all(id(leaf) != shared for op in ops for leaf in list(op.parameters())[3:])
+        stored = {id(leaf): leaf for op in ops for leaf in op.parameters()}
+        counts = recipe.family.counts(given, rank)
+        assert sum(b for _, b in counts) == sum(leaf.nbytes for leaf in stored.values())
+        assert sum(n for n, _ in counts) == sum(leaf.numel() for leaf in stored.values())
+        losses.append(sum(float((op.dense() - made.dense()).square().sum())
+                          for op, made in zip(given.ops, ops, strict=True)))  # fmt: skip
+        if rank in menu.sizes:
+            assert menu.errors[menu.sizes.index(rank)] == pytest.approx(losses[-1])
+    assert losses == sorted(losses, reverse=True)
+    alone = unit(*shape, recipe.family.needs)
+    (whole,) = recipe.family.build(alone, 1000)
+    torch.testing.assert_close(whole.dense(), alone.ops[0].dense())
+
+
 def _quarters(matrix):
     return [part for half in matrix.chunk(2) for part in half.chunk(2, dim=1)]
 

@@ -10,9 +10,10 @@ def tiny_llama(seed: int = 0, **options):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2} | options
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, **options,
+        vocab_size=64, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        **sizes,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 

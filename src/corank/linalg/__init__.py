@@ -14,6 +14,7 @@ from .selection import SELECTIONS, by_leverage, by_volume, deim
 from .shared_blocks import shared_blocks
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
+from .tensor_train import bonds, common_center, tensor_train
 from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
 
@@ -25,8 +26,10 @@ __all__ = [
     "SVDResult",
     "add_ridge",
     "balance",
+    "bonds",
     "by_leverage",
     "by_volume",
+    "common_center",
     "deim",
     "eigh_clamped",
     "energy",
@@ -49,6 +52,7 @@ __all__ = [
     "shared_blocks",
     "sqrt_psd",
     "stable_rank",
+    "tensor_train",
     "truncated_svd",
     "two_sided",
 ]

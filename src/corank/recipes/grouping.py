@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -25,3 +26,14 @@ def consecutive_layers(count: int) -> Grouping:
         return [run[i : i + count] for run in alike.values() for i in range(0, len(run), count)]
 
     return group
+
+
+def across_layers(sites: Sequence[Site]) -> list[list[Site]]:
+    """The sites that stand in the same place of all layers of a stack; others stay alone."""
+    alike: dict[object, list[Site]] = defaultdict(list)
+    for site in sites:
+        place = (
+            site.name if site.layer is None else re.sub(r"(^|\.)\d+\.", r"\1*.", site.name, count=1)
+        )
+        alike[place, site.shape].append(site)
+    return list(alike.values())

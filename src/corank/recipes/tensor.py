@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
-from ..linalg import truncated_svd
+from ..linalg import bonds
 from ..models import Site
 from ..operators import (
     Dense,
@@ -27,7 +27,7 @@ from ..operators import (
     transpose,
 )
 from ..registry import Adaptation, Paper, method
-from ..rewrites import Rewrite, plus, split
+from ..rewrites import Rewrite, plus, split, train_cores
 from ..rewrites.adapting import kaiming, leaf_dtype, normal, require_rank, trains, zeros
 from ..rewrites.factoring import digits
 from .counts import each
@@ -197,17 +197,8 @@ def dota(rank: int = 8, order: int = 3, quantised: int | None = None) -> Adaptat
 
     def train(op: Operator, site: Site) -> TensorTrain:
         rows, columns = digits(op.shape[0], order), digits(op.shape[1], order)
-        rest = op.dense().to(leaf_dtype(op)).view(*rows, *columns)
-        rest = rest.permute([axis for k in range(order) for axis in (k, order + k)])
-        left, cores = 1, []
-        for k in range(order - 1):
-            matrix = rest.reshape(left * rows[k] * columns[k], -1)
-            bond = min(rank, *matrix.shape)
-            u, s, vh, _ = truncated_svd(matrix, bond, generator=site.generator())
-            cores.append(Dense(trains(u.reshape(left * rows[k], columns[k] * bond))))
-            rest, left = s[:, None] * vh, bond
-        cores.append(Dense(trains(rest.reshape(left * rows[-1], columns[-1]).clone())))
-        return TensorTrain(*cores, rows=rows, columns=columns)
+        cores = train_cores(op, site, rank, rows, columns)
+        return TensorTrain(*(Dense(trains(core)) for core in cores), rows=rows, columns=columns)
 
     def quantise(op: Operator, site: Site) -> Operator:
         start = train(op, site)
@@ -215,12 +206,9 @@ def dota(rank: int = 8, order: int = 3, quantised: int | None = None) -> Adaptat
         return Sum(quantise_codebook(rest, normal_float(4)), start)
 
     def trained(out: int, into: int) -> int:
-        sizes = [i * j for i, j in zip(digits(out, order), digits(into, order), strict=True)]
-        left, total = 1, 0
-        for k, size in enumerate(sizes):
-            bond = min(rank, left * size, prod(sizes[k + 1 :])) if k < order - 1 else 1
-            total, left = total + left * size * bond, bond
-        return total
+        modes = [i * j for i, j in zip(digits(out, order), digits(into, order), strict=True)]
+        sizes = bonds(modes, rank)
+        return sum(a * n * b for a, n, b in zip(sizes, modes, sizes[1:], strict=False))
 
     def packed(out: int, into: int) -> int:
         return out * into + out * -(-into // 64) + 16  # codes, scales and levels

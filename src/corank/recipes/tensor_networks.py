@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..metrics import euclidean
 from ..registry import Paper, Recipe, method
-from ..rewrites import any_of, by_site, polyadic_sum, truncation
+from ..rewrites import any_of, by_site, common_trains, polyadic_sum, truncation
+from .grouping import across_layers
 
 
 @method(
@@ -32,3 +33,28 @@ def mixed_td() -> Recipe:
         by_site(lambda site: either if len(site.modes) > 2 else svd, svd, either),
         allocate="greedy",
     )
+
+
+@method(
+    Paper(
+        "Scaling Pre-trained Language Models to Deeper via Parameter-efficient Architecture",
+        "2303.16753",
+        "the abstract, and five tensors for each weight as in the authors' settings: the central "
+        "tensor shared by all layers, auxiliary ones of each layer; the body was not read",
+        "fitted to the weights of a model at hand by alternating least squares, where the authors "
+        "start from a model that shares whole layers and train; the adapters beside the weights "
+        "are `corank.adapt`'s; bonds are capped by one number",
+    ),
+    area="compress",
+    laws=("common_center",),
+)
+def mpoe(order: int = 5, steps: int = 10) -> Recipe:
+    """Matrix product operators whose central tensor is shared by the same weight of all layers.
+
+    order: tensors for each weight, odd and at least 3; a side that has fewer divisors gets tensors
+    of size 1. steps: rounds of the fit, at least 1. Sizes are caps on the bonds. Made to be trained
+    afterwards (`heal_minutes=`).
+    """
+    if order < 3 or order % 2 == 0 or steps < 1:
+        raise ValueError(f"order={order}, steps={steps}: an odd order of 3 or more, and 1 or more")
+    return Recipe(common_trains(order, steps), group=across_layers)

@@ -17,6 +17,7 @@ from .rewrite import Counts, Family, Rewrite, Unit, by_site
 from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
+from .trains import common_trains, train_cores
 from .truncation import spectrum, truncation
 from .utilised import utilised
 
@@ -35,6 +36,7 @@ __all__ = [
     "between",
     "block_truncation",
     "by_site",
+    "common_trains",
     "compensation",
     "count_factorwise",
     "cut",
@@ -58,6 +60,7 @@ __all__ = [
     "spectrum",
     "split",
     "trailing",
+    "train_cores",
     "truncation",
     "utilised",
     "wide",

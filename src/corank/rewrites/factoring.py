@@ -26,3 +26,9 @@ def digits(size: int, count: int) -> tuple[int, ...]:
         found.append(small)
         size //= small
     return (*found, size)
+
+
+def central_digits(size: int, count: int) -> tuple[int, ...]:
+    """`digits`, the largest in the middle and the smaller the further out, 1 where none is left."""
+    falling = sorted(digits(size, count), reverse=True)
+    return (*falling[1::2][::-1], *falling[::2])
