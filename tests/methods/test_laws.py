@@ -22,11 +22,13 @@ from corank.rewrites import Unit, spectrum
 from .stats import unit
 
 SHAPES = [(24, 16), (16, 24), (16, 16)]
-COMPRESSES = [m for m in METHODS.values() if m.area in ("compress", "quantize")]
+RECIPES = [m for m in METHODS.values()
+           if m.area in ("compress", "quantize") and "setting" not in m.laws]  # fmt: skip
+COMPRESSES = [m for m in RECIPES if "shares_layers" not in m.laws]  # those say nothing of one layer
 
 
 def law(name):
-    chosen = [m for m in COMPRESSES if name in m.laws]
+    chosen = [m for m in RECIPES if name in m.laws]
     return pytest.mark.parametrize("method", chosen, ids=[m.key for m in chosen])
 
 
@@ -49,7 +51,7 @@ def measure(recipe, given):
     return recipe.family.of(site).measure(site.stats)
 
 
-@everyone
+@pytest.mark.parametrize("method", RECIPES, ids=[m.key for m in RECIPES])
 def test_is_documented_and_configurable(method):
     assert method.paper.title
     assert method.paper.where
@@ -260,6 +262,23 @@ def test_layers_share_their_middle_core_and_its_bytes(method, shape):
     alone = unit(*shape, recipe.family.needs)
     (whole,) = recipe.family.build(alone, 1000)
     torch.testing.assert_close(whole.dense(), alone.ops[0].dense())
+
+
+@law("shares_layers")
+@shapes
+def test_several_layers_get_the_one_weight_that_is_nearest_to_all(method, shape):
+    family = method.recipe({}).family
+    given = unit(*shape, family.needs, count=3)
+    weights = torch.stack([op.dense() for op in given.ops])
+    menu, ops = family.menu(given), family.build(given, 1)
+    (shared,) = {id(leaf): leaf for op in ops for leaf in op.parameters()}.values()
+    assert family.counts(given, 1) == [(shared.numel(), shared.nbytes), (0, 0), (0, 0)]
+    assert (menu.sizes, menu.costs) == ([1, None], [shared.nbytes, 3 * shared.nbytes])
+    assert menu.errors == pytest.approx([float((weights - ops[0].dense()).square().sum()), 0.0])
+    torch.testing.assert_close(sum(weights - ops[0].dense()), torch.zeros(shape).double())
+    alone = unit(*shape, family.needs)
+    assert family.menu(alone).sizes == [None]
+    assert torch.equal(family.build(alone, 1)[0].dense(), alone.ops[0].dense())
 
 
 def _quarters(matrix):

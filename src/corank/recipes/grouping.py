@@ -37,3 +37,12 @@ def across_layers(sites: Sequence[Site]) -> list[list[Site]]:
         )
         alike[place, site.shape].append(site)
     return list(alike.values())
+
+
+def sandwich(sites: Sequence[Site]) -> list[list[Site]]:
+    """As `across_layers`, but the first and the last layer, among these sites, stay alone."""
+    groups: list[list[Site]] = []
+    for first, *others in across_layers(sites):
+        *middle, last = others or [first]
+        groups += [[first], middle, [last]] if others else [[first]]
+    return [group for group in groups if group]

@@ -14,6 +14,7 @@ from .menu import Menu, Size, menu_of_ranks
 from .polyadics import polyadic_sum
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
+from .sharing import shared_mean
 from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
@@ -52,6 +53,7 @@ __all__ = [
     "quantisation",
     "quantised_factors",
     "rooted",
+    "shared_mean",
     "shared_truncation",
     "signed",
     "signed_factors",
