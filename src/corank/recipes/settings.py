@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..registry import Adaptation, Paper, method
 from ..rewrites import plus, zero_low_rank
-from ..settings import fedsa_lora, flexigpt, kshot_experts, loram
+from ..settings import fedsa_lora, flexigpt, kshot_experts, loram, weight_selection
 from .counts import low_rank
 
 
@@ -80,3 +80,17 @@ method(
     area="adapt",
     laws=SETTING,
 )(kshot_experts)
+
+method(
+    Paper(
+        "Initializing Models with Larger Ones",
+        "2311.18823",
+        "the abstract and the authors' code: first layers, uniform elements of every dimension; "
+        "the body was not read",
+        "Where a side does not divide, elements are the floors of evenly spaced numbers, where the "
+        "code rounds numbers that end one past the last. What is left out is the caller's choice; "
+        "the code leaves out the head. Heads of attention are not told apart, as there.",
+    ),
+    area="compress",
+    laws=SETTING,
+)(weight_selection)

@@ -42,7 +42,12 @@ class Method:
         return (inspect.getdoc(self.build) or "").split("\n", 1)[0]
 
     def recipe(self, params: Mapping[str, Any]) -> Any:
-        """The method with these parameters; an unknown one raises with the nearest names."""
+        """The method with these parameters; an unknown one raises with the nearest names.
+
+        Raises ValueError for one that works on whole models and is a function to be called.
+        """
+        if "setting" in self.laws:
+            raise ValueError(f"{self.key!r} works on whole models: call corank.settings.{self.key}")
         for name in params:
             if name not in self.parameters:
                 raise unknown(f"parameter of {self.key!r}", name, self.parameters)

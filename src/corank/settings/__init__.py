@@ -1,4 +1,4 @@
-"""Ways to train that span whole models: clients, pruned twins, shared blocks, chosen experts."""
+"""What spans whole models: clients, pruned twins, shared blocks, chosen experts, larger ones."""
 
 from .federated import fedsa_lora
 from .few_shot import kshot_experts
@@ -6,6 +6,7 @@ from .influence import block_influence
 from .pruning import Pruned, prune_channels
 from .recovering import loram
 from .requantised import merge_on_grid
+from .selecting import weight_selection
 from .sharing import flexigpt
 from .tasks import set_task
 
@@ -19,4 +20,5 @@ __all__ = [
     "merge_on_grid",
     "prune_channels",
     "set_task",
+    "weight_selection",
 ]

@@ -63,8 +63,6 @@ def adapt(
     is stored. On an error the model is as it was. Raises ValueError (SiteError, DataError).
     """
     registered = find_method(method, "adapt")
-    if "setting" in registered.laws:
-        raise ValueError(f"{method!r} works on whole models: call corank.settings.{method}")
     recipe: Adaptation = registered.recipe(params)
     every, left_out = survey(model, seed, foreign=True)
     sites = in_layers(choose_sites(every, left_out, targets), layers)
