@@ -270,15 +270,15 @@ def test_several_layers_get_the_one_weight_that_is_nearest_to_all(method, shape)
     family = method.recipe({}).family
     given = unit(*shape, family.needs, count=3)
     weights = torch.stack([op.dense() for op in given.ops])
-    menu, ops = family.menu(given), family.build(given, 1)
+    menu, ops = family.menu(given), family.build(given, 0)
     (shared,) = {id(leaf): leaf for op in ops for leaf in op.parameters()}.values()
-    assert family.counts(given, 1) == [(shared.numel(), shared.nbytes), (0, 0), (0, 0)]
-    assert (menu.sizes, menu.costs) == ([1, None], [shared.nbytes, 3 * shared.nbytes])
+    assert family.counts(given, 0) == [(shared.numel(), shared.nbytes), (0, 0), (0, 0)]
+    assert (menu.sizes, menu.costs) == ([0, None], [shared.nbytes, 3 * shared.nbytes])
     assert menu.errors == pytest.approx([float((weights - ops[0].dense()).square().sum()), 0.0])
     torch.testing.assert_close(sum(weights - ops[0].dense()), torch.zeros(shape).double())
     alone = unit(*shape, family.needs)
     assert family.menu(alone).sizes == [None]
-    assert torch.equal(family.build(alone, 1)[0].dense(), alone.ops[0].dense())
+    assert torch.equal(family.build(alone, 0)[0].dense(), alone.ops[0].dense())
 
 
 def _quarters(matrix):

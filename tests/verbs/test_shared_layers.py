@@ -81,3 +81,11 @@ def test_a_budget_below_the_shared_layers_names_the_smallest():
     with pytest.raises(ValueError, match="smallest"):
         corank.compress(model, "subformer", keep=0.6)
     assert all(type(op) is Dense for op in operators(model).values())
+
+
+def test_what_already_stores_less_than_the_mean_would_is_left_alone():
+    model = tiny_llama(num_hidden_layers=4)
+    corank.compress(model, "svd", rank=2)
+    before = {name: op.dense() for name, op in operators(model).items()}
+    corank.compress(model, "subformer", keep=1.0)
+    assert all(torch.equal(op.dense(), before[name]) for name, op in operators(model).items())

@@ -24,11 +24,10 @@ def only(family: Family, size: Size) -> Family:
 
 
 def any_of(families: Mapping[Any, Family]) -> Family:
-    """One of `families`, all with one measure, for each unit: sizes are (key, its own size).
+    """One of `families`, all with one measure, for each unit: sizes are (key, its own), or None.
 
-    None, which leaves a unit as it is, stays None. The menu holds what is worth having: nothing
-    that costs as much as another and errs more. For weights on the meta device, whose errors are
-    unknown, it is by cost alone.
+    The menu holds what is worth having: nothing that costs as much as another and errs more. For
+    weights on the meta device, whose errors are unknown, it is by cost alone.
     """
     first = next(iter(families.values()))
 
@@ -39,7 +38,7 @@ def any_of(families: Mapping[Any, Family]) -> Family:
             one = family.menu(unit)
             errors = [0.0] * len(one.sizes) if unknown else one.errors
             found += [
-                (cost, error, size if size is None else (key, size))
+                (cost, error, None if size is None else (key, size))
                 for cost, error, size in zip(one.costs, errors, one.sizes, strict=True)
             ]
         found.sort(key=lambda entry: entry[:2])
@@ -51,18 +50,21 @@ def any_of(families: Mapping[Any, Family]) -> Family:
         costs, errors, sizes = (list(column) for column in zip(*kept, strict=True))
         return Menu(sizes, costs, lambda: errors)
 
-    def build(unit: Unit, size: Size) -> list[Operator]:
+    def member(unit: Unit, size: Size) -> tuple[Family, Any]:
         if not isinstance(size, tuple):
             raise SiteError(
-                unit.name, f"a rank of {size} does not say which of {list(families)} it is of",
-                "Give a budget, keep= or size=, or leave it out of the targets",
+                unit.name, f"{size!r} alone is no size of a method that chooses more than a rank",
+                "Say how much is to stay by keep= or size=",
             )  # fmt: skip
-        return families[size[0]].build(unit, size[1])
+        return families[size[0]], size[1]
 
-    def counts(unit: Unit, size: tuple[Size, Size] | None) -> list[Counts]:
-        if size is None:
-            return first.counts(unit, None)
-        return families[size[0]].counts(unit, size[1])
+    def build(unit: Unit, size: Size) -> list[Operator]:
+        family, own = member(unit, size)
+        return family.build(unit, own)
+
+    def counts(unit: Unit, size: Size) -> list[Counts]:
+        family, own = member(unit, size)
+        return family.counts(unit, own)
 
     needs = frozenset().union(*(family.needs for family in families.values()))
     return Family(menu, build, counts, first.measure, needs)

@@ -12,23 +12,22 @@ from .rewrite import Counts, Family, Unit
 
 
 def shared_mean() -> Family:
-    """All weights of a unit -> their mean, the nearest single matrix to them; 1 is its only size.
+    """All weights of a unit -> their mean, the nearest single matrix to them; 0 is its only size.
 
-    A unit of one weight stays as it is.
+    A unit of one weight stays as it is, and so does one that stores no more than the mean would.
     """
     return Family(_menu, _build, _counts)
 
 
 def _menu(unit: Unit) -> Menu:
-    if len(unit.ops) == 1:
-        return Menu([None], [unit.bytes], lambda: [0.0])
-
     def errors() -> list[float]:
         weights = torch.stack([wide(op) for op in unit.ops])
         return [float((weights - weights.mean(0)).square().sum()), 0.0]
 
-    shared = sum(bytes_ for _, bytes_ in _counts(unit, 1))
-    return Menu([1, None], [shared, unit.bytes], errors)
+    shared = sum(bytes_ for _, bytes_ in _counts(unit, 0))
+    if shared >= unit.bytes:
+        return Menu([None], [unit.bytes], lambda: [0.0])
+    return Menu([0, None], [shared, unit.bytes], errors)
 
 
 def _build(unit: Unit, size: int) -> list[Operator]:
