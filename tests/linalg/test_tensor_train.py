@@ -5,7 +5,7 @@ import tensorly
 import torch
 from tensorly import decomposition
 
-from corank.linalg import bonds, common_center, tensor_train
+from corank.linalg import bond_sizes, common_center, tensor_train
 
 
 def rand(*shape, seed=0):
@@ -33,7 +33,7 @@ def error(a, rank, **options):
 @pytest.mark.parametrize("rank", [1, 3, 6])
 def test_it_is_tensorlys(rank):
     a = rand(4, 5, 3, 6)
-    theirs = decomposition.tensor_train(a.numpy(), bonds(a.shape, rank))
+    theirs = decomposition.tensor_train(a.numpy(), bond_sizes(a.shape, rank))
     ours = tensor_train(a, rank)
     assert [tuple(core.shape) for core in ours] == [core.shape for core in theirs]
     wanted = torch.from_numpy(tensorly.tt_to_tensor(theirs))

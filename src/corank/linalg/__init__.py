@@ -14,7 +14,7 @@ from .selection import SELECTIONS, by_leverage, by_volume, deim
 from .shared_blocks import shared_blocks
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
-from .tensor_train import bonds, common_center, tensor_train
+from .tensor_train import bond_sizes, common_center, tensor_train
 from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
 
@@ -26,7 +26,7 @@ __all__ = [
     "SVDResult",
     "add_ridge",
     "balance",
-    "bonds",
+    "bond_sizes",
     "by_leverage",
     "by_volume",
     "common_center",

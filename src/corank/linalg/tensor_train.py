@@ -12,7 +12,7 @@ from .checks import check_finite, working_dtype
 from .svd import truncated_svd
 
 
-def bonds(modes: Sequence[int], rank: int) -> list[int]:
+def bond_sizes(modes: Sequence[int], rank: int) -> list[int]:
     """The sizes of a train's bonds, the outer ones included: `rank`, or less where all fits in."""
     return [min(rank, prod(modes[:k]), prod(modes[k:])) for k in range(len(modes) + 1)]
 

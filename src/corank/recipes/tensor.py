@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
-from ..linalg import bonds
+from ..linalg import bond_sizes
 from ..models import Site
 from ..operators import (
     Dense,
@@ -207,7 +207,7 @@ def dota(rank: int = 8, order: int = 3, quantised: int | None = None) -> Adaptat
 
     def trained(out: int, into: int) -> int:
         modes = [i * j for i, j in zip(digits(out, order), digits(into, order), strict=True)]
-        sizes = bonds(modes, rank)
+        sizes = bond_sizes(modes, rank)
         return sum(a * n * b for a, n, b in zip(sizes, modes, sizes[1:], strict=False))
 
     def packed(out: int, into: int) -> int:

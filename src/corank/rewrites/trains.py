@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
-from ..linalg import bonds, common_center, tensor_train
+from ..linalg import bond_sizes, common_center, tensor_train
 from ..metrics import euclidean
 from ..models import Site
 from ..operators import Dense, Operator, TensorTrain
@@ -42,7 +42,7 @@ def common_trains(order: int, steps: int) -> Family:
     counts = partial(_counts, order)
 
     def menu(unit: Unit) -> Menu:
-        most = max(bonds(_modes(order, unit), unit.sites[0].numel))
+        most = max(bond_sizes(_modes(order, unit), unit.sites[0].numel))
         sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
         return menu_by_building(unit, sizes, counts, build, euclidean())
 
@@ -70,7 +70,7 @@ def _counts(order: int, unit: Unit, rank: int | None) -> list[Counts]:
     if rank is None:
         return [(op.numel(), op.bytes()) for op in unit.ops]
     modes = _modes(order, unit)
-    sizes = bonds(modes, rank)
+    sizes = bond_sizes(modes, rank)
     cores = [left * n * right for left, n, right in zip(sizes, modes, sizes[1:], strict=False)]
     shared = cores[order // 2]
     found = []
