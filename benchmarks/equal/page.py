@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.board.plots import COLOURS, draw
 from benchmarks.board.summary import number, table
+from benchmarks.equal.claims import render_claims
 from benchmarks.equal.judging import best, is_single, judge, measured
 from benchmarks.equal.rows import AUTO, SHARES
 
@@ -29,12 +30,20 @@ machine shared with other work; rows of the same statistics share a pass, timed 
 Speed is tokens per second over the dense bfloat16 model's, one batch, interleaved rounds."""
 
 
+CLAIMS = """\
+What a paper says of one method beside another, at equal bytes on these two models. A claim holds at
+a size where the first side is better in and out of domain; one calibration seed, so near ties mean
+little, and small models say little of the scale that the papers write of."""
+
+
 def render(tables: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """The page, and its plots by file name."""
     shares = ", ".join(f"{share:.0%}" for share in sorted(SHARES, reverse=True))
     parts, plots = [INTRODUCTION.format(shares=shares)], {}
     if judged := judge(tables, MODELS):
         parts += ["## Targets", table(["what", "to reach", "reached", ""], judged)]
+    if claims := render_claims(tables, MODELS):
+        parts += ["## Claims of papers, tried small", CLAIMS, claims]
     for model, measure in MODELS.items():
         rows = measured(tables.get(model, []))
         if not rows:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.equal import judging, page
+from benchmarks.equal import claims, judging, page
 from benchmarks.equal.measure import load, measure
 from benchmarks.equal.rows import AUTO, SHARES, Row, list_rows
 
@@ -74,3 +74,19 @@ def test_the_page_says_what_was_measured_and_what_was_not():
     assert "it cannot" in text
     assert plots["minilm-bytes.svg"].startswith("<?xml")
     assert "## reference LM" not in text
+
+
+def test_a_claim_is_counted_where_both_domains_agree():
+    rows = [row("blast", share, 0.5 + share) for share in (0.25, 0.4, 0.6)]
+    rows += [row("svd", share, 0.9) for share in (0.25, 0.4, 0.6, 0.8)]
+    rows[1]["measures"]["out: mean cosine"] = 0.95
+    text = claims.render_claims({"MiniLM": rows}, {"MiniLM": "mean cosine"})
+    assert "blast: 60%: 1.100; 40%: 0.900; 25%: 0.750" in text
+    assert text.endswith("1 of 3 sizes, 1 in one domain |")
+    assert claims.render_claims({"MiniLM": rows[:3]}, {"MiniLM": "mean cosine"}) == ""
+
+
+def test_every_claim_is_of_rows_that_the_board_has():
+    labels = {r.label for r in list_rows()}
+    sides = {side for claim in claims.CLAIMS for side in (claim.first, claim.second)}
+    assert sides <= labels
