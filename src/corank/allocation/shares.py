@@ -7,6 +7,9 @@ from collections import defaultdict
 
 from .candidate import Candidate, cost, require_affordable
 
+#: What v and o get of a budget for what q and k get.
+_ATTENTION = {"q": 1.0, "k": 1.0, "v": 3.0, "o": 3.0}
+
 
 def uniform(candidates: list[Candidate], budget: int) -> list[int]:
     """The same share of every unit."""
@@ -40,18 +43,38 @@ def _loss(candidate: Candidate, pick: int) -> float:
 
 
 def block_influence(
-    candidates: list[Candidate], budget: int, temperature: float = 0.1
+    candidates: list[Candidate], budget: int, temperature: float = 0.1, most: float = 1.0
 ) -> list[int]:
     """Remove from layer l in proportion to softmax(-s_l / temperature), s_l its block's influence.
 
     The influence, 1 - E[cos(block input, block output)], is each candidate's weight (MoDeGPT,
-    arXiv 2408.09632, section 3.3). Units outside the blocks have weight 1 and are hardly cut.
+    arXiv 2408.09632, section 3.3). Units outside the blocks have weight 1 and are hardly cut. No
+    share above `most` is removed by the rule; what the budget then lacks, all give alike.
     """
     removed = 1 - budget / sum(c.bytes for c in candidates)
     scores = [math.exp(-c.weight / temperature) for c in candidates]
     mean = sum(s * c.bytes for s, c in zip(scores, candidates, strict=True))
     mean /= sum(c.bytes for c in candidates)
-    return by_share(candidates, [1 - removed * s / mean for s in scores], budget)
+    return by_share(candidates, [1 - min(removed * s / mean, most) for s in scores], budget)
+
+
+def lorap(candidates: list[Candidate], budget: int) -> list[int]:
+    """The same share of every unit, but among q, k, v and o three times as much for v and o.
+
+    Where v and o would get more than they have, they stay as they are and q and k get the rest
+    (LoRAP, arXiv 2404.09695, the authors' code).
+    """
+    keep = budget / sum(c.bytes for c in candidates)
+    weights = [_ATTENTION.get(c.unit.sites[0].role) for c in candidates]
+    attention = [(w, c.bytes) for w, c in zip(weights, candidates, strict=True) if w is not None]
+    wanted = keep * sum(size for _, size in attention)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        given = sum(min(1.0, middle * weight) * size for weight, size in attention)
+        low, high = (middle, high) if given <= wanted else (low, middle)
+    shares = [keep if weight is None else min(1.0, low * weight) for weight in weights]
+    return by_share(candidates, shares, budget)
 
 
 def by_share(candidates: list[Candidate], shares: list[float], budget: int) -> list[int]:

@@ -11,19 +11,23 @@ from .fresh import fresh
 from .iterated import iterated_signs
 from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
+from .narrowing import Importance, by_leverage, by_magnitude, narrowing
 from .quantisation import quantisation
-from .rewrite import Counts, Family, Rewrite, Unit, by_site
+from .rewrite import Biases, Counts, Family, Rewrite, Unit, by_site
 from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
 from .truncation import spectrum, truncation
 from .utilised import utilised
+from .values import shared_values
 
 __all__ = [
+    "Biases",
     "Counts",
     "Delta",
     "Family",
     "Fit",
+    "Importance",
     "Menu",
     "Rewrite",
     "Size",
@@ -33,6 +37,8 @@ __all__ = [
     "any_of",
     "between",
     "block_truncation",
+    "by_leverage",
+    "by_magnitude",
     "by_site",
     "compensation",
     "count_factorwise",
@@ -43,12 +49,14 @@ __all__ = [
     "iterated_signs",
     "leading",
     "menu_of_ranks",
+    "narrowing",
     "only",
     "plus",
     "quantisation",
     "quantised_factors",
     "rooted",
     "shared_truncation",
+    "shared_values",
     "signed",
     "signed_factors",
     "skeleton",
