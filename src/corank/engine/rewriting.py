@@ -66,7 +66,8 @@ def rewrite_in_cascade(
     Sites outside the blocks come last, on the inputs that they then have.
     """
     errors: Errors = {}
-    needs = (recipe.family.needs | {"mean"}) - LOSS_NEEDS
+    aiming = {"mean", "gram"} if recipe.cascade == "original" else {"mean"}
+    needs = (recipe.family.needs | aiming) - LOSS_NEEDS
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
     inside = [site for site in plan.sites if site.name.startswith(prefixes)]
     together = any(len(unit.sites) > 1 for unit in plan.units)

@@ -82,7 +82,8 @@ def _pairs(
     """Which dimension `turn` puts in the place of which; the rest in pairs of neighbours."""
     if turned % 2 or size % 2:
         return None
-    partner = turn(torch.arange(1.0, turned + 1)[None, None, None]).flatten().abs().long() - 1
+    numbers = torch.arange(1.0, turned + 1, device="cpu")
+    partner = turn(numbers[None, None, None]).flatten().abs().long() - 1
     pairs = {tuple(sorted((j, other))) for j, other in enumerate(partner.tolist())}
     rest = {(j, j + 1) for j in range(turned, size, 2)}
     return tuple(sorted(pairs | rest)) if len(pairs) == turned // 2 else None
