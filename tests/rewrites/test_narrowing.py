@@ -9,7 +9,7 @@ from corank.operators import Dense, transpose
 from corank.operators.counting import count_each
 from corank.registry import METHODS
 from corank.rewrites import Unit, by_leverage, by_magnitude, narrowing, shared_values
-from corank.rewrites.layout import layout_of
+from corank.rewrites.cuttable import layout_of
 
 WIDTH, INPUTS, OUTPUTS = 20, 12, 10
 PAIRS = ((0, 2), (1, 3))  # what rotary embeddings turn together in a head of 4

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 import corank
+from corank.allocation import Candidate
+from corank.allocation.weights import by_sensitivity
+from corank.calibration import batches, collect
 from corank.calibration.outputs import outputs
-from corank.models import find_sites, read
+from corank.models import find_sites, modules, read
 from corank.operators import Dense, Product, Select
+from corank.registry import METHODS
+from corank.rewrites import Unit, layout_of
 
 from .models import tiny_bert, tiny_llama, tokens
 
@@ -260,6 +265,105 @@ def test_a_number_that_cannot_be_kept_is_refused_and_nothing_changes():
     with pytest.raises(ValueError, match="give data="):
         corank.compress(model, "uniql", keep=0.5)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_opt, tiny_bert, tiny_qwen2])
+def test_uniqls_file_is_cut_to_what_the_method_would_have_kept(build, tmp_path):
+    model = shaken(build())
+    family = METHODS["uniql"].recipe({}).family
+    sites = find_sites(model)
+    collect(model, sites, family.needs, batches(tokens()))
+    units = [Unit(group, [read(model, site) for site in group]) for group in modules(sites)]
+    corank.compress(model, "uniql", keep=0.8, data=tokens(), allocate="uniform")
+    corank.save(model, tmp_path / "model")
+    loaded = type(model).from_pretrained(tmp_path / "model")
+    report = corank.narrow(loaded, 0.6)
+    for unit in units:
+        first = read(model, unit.sites[0])
+        made = [read(loaded, site) for site in unit.sites]
+        if isinstance(first, Dense):
+            assert all(isinstance(op, Dense) for op in made)
+            continue
+        layout = layout_of(unit)
+        had = layout.kept(Unit(unit.sites, [read(model, site) for site in unit.sites]))
+        size = int(0.6 * len(had) / layout.step) * layout.step
+        assert 0 < size < len(had)
+        for op, wanted in zip(made, family.build(unit, size), strict=True):
+            torch.testing.assert_close(op.dense(), wanted.dense())
+    rows = {row.name: row for row in report.sites}
+    assert all(row.numel_after < row.numel_before for row in rows.values())
+    assert report.totals["model_bytes_after"] < report.totals["model_bytes_before"]
+    corank.save(loaded, tmp_path / "smaller")
+    again = type(model).from_pretrained(tmp_path / "smaller")
+    for now, then in zip(outputs(again, tokens(1)), outputs(loaded, tokens(1)), strict=True):
+        assert torch.equal(now, then)
+
+
+def test_only_sorted_channels_can_be_cut_at_load():
+    model = tiny_llama()
+    for keep in (0, 1.5, True):
+        with pytest.raises(ValueError, match="outside"):
+            corank.narrow(model, keep)
+    with pytest.raises(ValueError, match="no weight has sorted channels"):
+        corank.narrow(model, 0.5)
+    corank.compress(model, "uniql", rank=8, data=tokens(), targets=["q_proj"])
+    corank.compress(model, "uniql", rank=8, data=tokens(4, seed=3), targets=["k_proj"])
+    with pytest.raises(ValueError, match="no weight has sorted channels"):
+        corank.narrow(model, 0.5)  # q and k lost dimensions of their own
+
+
+def tiny_experts():
+    return tiny(
+        "Qwen2MoeForCausalLM", "Qwen2MoeConfig", intermediate_size=48, num_key_value_heads=2,
+        moe_intermediate_size=24, shared_expert_intermediate_size=24, num_experts=4,
+        num_experts_per_tok=2, **SMALL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_expert_loses_channels_of_its_own(key, tmp_path):
+    model = shaken(tiny_experts())
+    corank.compress(model, key, keep=0.7, data=tokens(), allocate="uniform")
+    sites = {s.name: s for s in find_sites(model)}
+    picked = set()
+    for expert in range(4):
+        path = "model.layers.0.mlp.experts"
+        both, down = (
+            read(model, sites[f"{path}.{part}.{expert}"]).dense()
+            for part in ("gate_up_proj", "down_proj")
+        )
+        kept = (down != 0).any(0)
+        assert 0 < kept.sum() < 24
+        assert torch.equal((both != 0).any(1), kept.repeat(2))
+        picked.add(tuple(kept.tolist()))
+    assert len(picked) > 1
+    corank.save(model, tmp_path / "model")
+    loaded = type(model).from_pretrained(tmp_path / "model")
+    for now, then in zip(outputs(loaded, tokens(1)), outputs(model, tokens(1)), strict=True):
+        assert torch.equal(now, then)
+
+
+def test_sensitivity_measures_units_with_the_biases_that_go_with_them():
+    model = shaken(tiny_opt())
+    for site in find_sites(model, ["v_proj"]):
+        with torch.no_grad():
+            model.get_submodule(site.name).bias += 3.0
+    names = ["layers.0.self_attn.v_proj", "layers.0.self_attn.out_proj"]
+    sites, data = find_sites(model, names), batches(tokens())
+    family = METHODS["modegpt"].recipe({}).family
+    collect(model, sites, family.needs, data)
+    (group,) = modules(sites)
+    unit = Unit(group, [read(model, site) for site in group])
+    candidate = Candidate(unit, family.menu(unit))
+    budget = unit.bytes // 2
+    (weight,) = by_sensitivity(model, [candidate], family, data, budget)
+    before = outputs(model, data)
+    corank.compress(model, "modegpt", keep=0.5, data=tokens(), targets=names, allocate="uniform")
+    change = sum(
+        float((a - b).square().sum()) for a, b in zip(outputs(model, data), before, strict=True)
+    )
+    error = candidate.menu.errors[candidate.menu.largest_within(budget)]
+    assert weight == pytest.approx(change / error, rel=1e-3)
 
 
 def test_merging_leaves_zeros_where_channels_were():

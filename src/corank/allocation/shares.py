@@ -49,13 +49,12 @@ def block_influence(
 
     The influence, 1 - E[cos(block input, block output)], is each candidate's weight (MoDeGPT,
     arXiv 2408.09632, section 3.3). Units outside the blocks have weight 1 and are hardly cut. No
-    share above `most` is removed by the rule; what the budget then lacks, all give alike.
+    unit loses a share above `most` while others can lose more.
     """
-    removed = 1 - budget / sum(c.bytes for c in candidates)
     scores = [math.exp(-c.weight / temperature) for c in candidates]
-    mean = sum(s * c.bytes for s, c in zip(scores, candidates, strict=True))
-    mean /= sum(c.bytes for c in candidates)
-    return by_share(candidates, [1 - min(removed * s / mean, most) for s in scores], budget)
+    removed = sum(c.bytes for c in candidates) - budget
+    shares = _in_proportion(candidates, scores, removed, most)
+    return by_share(candidates, [1 - share for share in shares], budget)
 
 
 def lorap(candidates: list[Candidate], budget: int) -> list[int]:
@@ -65,16 +64,30 @@ def lorap(candidates: list[Candidate], budget: int) -> list[int]:
     (LoRAP, arXiv 2404.09695, the authors' code).
     """
     keep = budget / sum(c.bytes for c in candidates)
-    weights = [_ATTENTION.get(c.unit.sites[0].role) for c in candidates]
-    attention = [(w, c.bytes) for w, c in zip(weights, candidates, strict=True) if w is not None]
-    wanted = keep * sum(size for _, size in attention)
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        given = sum(min(1.0, middle * weight) * size for weight, size in attention)
-        low, high = (middle, high) if given <= wanted else (low, middle)
-    shares = [keep if weight is None else min(1.0, low * weight) for weight in weights]
+    attention = [c for c in candidates if c.unit.sites[0].role in _ATTENTION]
+    weights = [_ATTENTION[c.unit.sites[0].role] for c in attention]
+    room = keep * sum(c.bytes for c in attention)
+    of_attention = iter(_in_proportion(attention, weights, room))
+    shares = [
+        next(of_attention) if c.unit.sites[0].role in _ATTENTION else keep for c in candidates
+    ]
     return by_share(candidates, shares, budget)
+
+
+def _in_proportion(
+    candidates: list[Candidate], weights: list[float], total: float, most: float = 1.0
+) -> list[float]:
+    """Shares as the weights are, none above `most`, that together come to `total` bytes."""
+
+    def shares(scale: float) -> list[float]:
+        return [min(scale * weight, most) for weight in weights]
+
+    low, high = 0.0, most / max(min(weights, default=1.0), 1e-30)
+    for _ in range(200):
+        middle = (low + high) / 2
+        taken = sum(s * c.bytes for s, c in zip(shares(middle), candidates, strict=True))
+        low, high = (middle, high) if taken <= total else (low, middle)
+    return shares(low)
 
 
 def by_share(candidates: list[Candidate], shares: list[float], budget: int) -> list[int]:

@@ -14,7 +14,7 @@ from .site import Site
 
 #: role of the weight that reads the channels -> roles of those that make them
 _MAKERS = {"down": ("gate", "up", "gate_up"), "o": ("v",)}
-_CUT_WITH = _MAKERS | {"k": ("q",)}
+_CUT_WITH = _MAKERS | {"k": ("q",), "expert_down": ("expert_gate_up",)}
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def channels(sites: Sequence[Site]) -> list[Channels]:
 def modules(sites: Sequence[Site]) -> list[list[Site]]:
     """The sites in groups whose inner dimensions can be cut together without a trace outside.
 
-    gate, up and down; v and o, of which a value may be read by several heads; q and k, whose
-    products alone are seen. A site that has lost its partner stands alone.
+    gate, up and down, of each expert its own; v and o, of which a value may be read by several
+    heads; q and k, whose products alone are seen. A site that has lost its partner stands alone.
     """
     rest = {site.name: site for site in sites}
     found = [[*makers, reader] for makers, reader in _couples(rest, _CUT_WITH, _divides)]
@@ -79,7 +79,11 @@ def _couples(
 ) -> list[tuple[tuple[Site, ...], Site]]:
     """(makers, reader) of one scope, where there is one reader; taken out of `rest`."""
     found = []
-    for scope in (_parent, _block):  # a decoder block has two attentions, told apart by parent
+    for scope in (
+        _expert,
+        _parent,
+        _block,
+    ):  # a decoder block has two attentions, told apart by parent
         groups: dict[str, list[Site]] = defaultdict(list)
         for site in rest.values():
             groups[scope(site)].append(site)
@@ -98,11 +102,11 @@ def _couples(
 
 
 def _as_wide(maker: Site, reader: Site) -> bool:
-    return maker.shape[0] == reader.shape[1] * (1 + (maker.role == "gate_up"))
+    return maker.shape[0] == reader.shape[1] * (1 + maker.role.endswith("gate_up"))
 
 
 def _divides(maker: Site, reader: Site) -> bool:
-    if reader.role == "down":
+    if reader.role.endswith("down"):
         return _as_wide(maker, reader)
     if reader.role == "k":  # several heads of queries may meet one of keys
         return maker.shape[0] % reader.shape[0] == 0
@@ -115,6 +119,11 @@ def _alone(site: Site) -> Channels:
         return Channels(part, site.shape[0], (site,), ())
     part = {"down": "mlp", "o": "attention"}.get(site.role, site.name)
     return Channels(part, site.shape[1], (), (site,))
+
+
+def _expert(site: Site) -> str:
+    path, _, number = site.expert if site.kind == "expert" else (site.name, "", 0)
+    return f"{path}.{number}"
 
 
 def _parent(site: Site) -> str:

@@ -100,7 +100,7 @@ def lorap(least: float = 0.01) -> Recipe:
     channels = narrowing(sizes, by_magnitude(sizes), least=least)
 
     def choose(site: Site) -> Family:
-        return channels if site.role in MLP and site.kind != "expert" else low_rank
+        return channels if site.role in MLP else low_rank
 
     return Recipe(by_site(choose, channels, low_rank), _mlp_together, allocate="lorap")
 

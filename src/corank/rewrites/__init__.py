@@ -4,6 +4,7 @@ from .adapting import Delta, between, plus, split, zero_low_rank
 from .blocks import block_truncation, shared_truncation
 from .choosing import any_of, only
 from .compensation import compensation
+from .cuttable import layout_of
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .dictionary import Fit, dictionary
 from .factorwise import count_factorwise, factorwise
@@ -47,6 +48,7 @@ __all__ = [
     "factorwise",
     "fresh",
     "iterated_signs",
+    "layout_of",
     "leading",
     "menu_of_ranks",
     "narrowing",

@@ -1,4 +1,4 @@
-"""Where in its weights the inner channels of a unit are, and the weights that keep some of them."""
+"""Channels that several weights share: where they are, and the weights that keep some of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
-from ..models import Site, channels
-from ..operators import Dense, Operator, Product, Select, transpose
+from ..operators import Dense, Operator, Product, Select, Transpose, transpose
 from .rewrite import Counts, Unit
 
 _ENTRY_BYTES = 4  # of an index
@@ -79,6 +78,32 @@ class Layout:
             made.append(Product(*whole))
         return made
 
+    def kept(self, unit: Unit) -> Tensor | None:
+        """The channels that `assemble` kept in all of the unit's operators, None where it did not
+        make them, or not together."""
+        found = [_narrowed(op) for op in unit.ops]
+        indices = [None if pair is None else pair[0].index.long() for pair in found]
+        once = next(i for i, places in enumerate(self.places) if places.shape[1] == 1)
+        kept = indices[once]
+        if kept is None:
+            return None
+        same = all(
+            index is not None and torch.equal(index, self.index(i, kept))
+            for i, index in enumerate(indices)
+        )
+        return kept if same else None
+
+    def shortened(self, unit: Unit, kept: Tensor) -> list[Operator]:
+        """The unit's operators with the first channels only, `kept`, of those that they keep."""
+        parts = []
+        for i, op in enumerate(unit.ops):
+            found = _narrowed(op)
+            assert found is not None
+            entries = len(kept) * self.places[i].shape[1]
+            weight = found[1].weight
+            parts.append((weight[:, :entries] if self.reads[i] else weight[:entries]).clone())
+        return self.assemble(unit, kept, parts)
+
     def counts(self, unit: Unit, size: int | None) -> list[Counts]:
         """Numbers and bytes of each site that keeps `size` channels."""
         if size is None:
@@ -112,67 +137,11 @@ class Layout:
         return next(j for j in range(i + 1) if torch.equal(self.places[j], self.places[i]))
 
 
-def layout_of(unit: Unit) -> Layout | None:
-    """The channels that a unit can lose, None for one that has to stay whole.
-
-    gate, up and down share their inner channels; q and k the dimensions of their heads. A lone
-    maker loses outputs, any other lone weight inputs.
-    """
-    sites = list(unit.sites)
-    if any(site.kind == "embedding" or site.role == "qkv" for site in sites):
-        return None
-    if sites[-1].role in ("q", "k"):
-        return _of_heads(sites)
-    if len(sites) == 1 and sites[0].role == "v":
-        site = sites[0]
-        heads = 1 if site.heads is None else _count(site, site.heads.size)
-        return Layout(heads, _singles(site.shape[0] // heads), [_singles(site.shape[0])], [False])
-    (group,) = channels(sites)
-    every = torch.arange(group.width)
-    made = {s.name: group.rows(s, every).view(-1, group.width).mT for s in group.makers}
-    places = [made.get(site.name, every[:, None]) for site in sites]
-    return Layout(1, _singles(group.width), places, [site.name not in made for site in sites])
-
-
-def values_layout(value: Site, reader: Site) -> Layout:
-    """The channels of v, one run for each of its heads, and where o reads them."""
-    width = value.shape[0]
-    group = reader.shape[1] // width  # heads of queries for one of values
-    size = width if value.heads is None else value.heads.size
-    heads = _count(value, size)
-    places = [_singles(width), _repeated(heads, size, group)]
-    return Layout(heads, _singles(size), places, [False, True])
-
-
-def _of_heads(sites: list[Site]) -> Layout | None:
-    width = sites[-1].shape[0]
-    copies = [site.shape[0] // width for site in sites]
-    known = sites[-1].heads
-    if known is None:
-        if max(copies) > 1:
-            return None
-        return Layout(1, _singles(width), [_singles(width)] * len(sites), [False] * len(sites))
-    if known.units is None:
-        return None
-    heads = _count(sites[-1], known.size)
-    places = [_repeated(heads, known.size, count) for count in copies]
-    return Layout(heads, torch.tensor(known.units), places, [False] * len(sites))
-
-
-def _count(site: Site, size: int) -> int:
-    if site.shape[0] % size:
-        raise SiteError(
-            site.where, f"heads of {size} do not divide its {site.shape[0]} outputs",
-            "Leave it out of the targets",
-        )  # fmt: skip
-    return site.shape[0] // size
-
-
-def _singles(count: int) -> Tensor:
-    return torch.arange(count)[:, None]
-
-
-def _repeated(heads: int, size: int, copies: int) -> Tensor:
-    """Where each dimension of a head is, with every head there `copies` times in a row."""
-    every = torch.arange(heads * copies * size).view(heads, copies, size)
-    return every.transpose(1, 2).flatten(0, 1)  # (heads * size, copies)
+def _narrowed(op: Operator) -> tuple[Select, Dense] | None:
+    """The index of the channels that an operator keeps, and its rows or columns of them."""
+    match list(op.operators) if isinstance(op, Product) else []:
+        case [Dense() as stored, Select() as pick]:
+            return pick, stored
+        case [Transpose(operator=Select() as pick), Dense() as stored]:
+            return pick, stored
+    return None

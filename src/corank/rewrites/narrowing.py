@@ -13,7 +13,8 @@ from ..linalg import add_ridge
 from ..metrics import Measure
 from ..metrics.metric import times
 from ..operators import Operator
-from .layout import Layout, layout_of
+from .cuttable import layout_of
+from .layout import Layout
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 

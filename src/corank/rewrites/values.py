@@ -11,7 +11,8 @@ from ..linalg import balance, two_sided
 from ..metrics import Measure, Metric
 from ..metrics.metric import times
 from ..operators import Operator
-from .layout import Layout, values_layout
+from .cuttable import has_known_values, layout_of
+from .layout import Layout
 from .menu import Menu, menu_of_ranks
 from .rewrite import Biases, Counts, Family, Unit
 from .truncation import spectrum
@@ -24,7 +25,7 @@ def shared_values(measure: Measure, alone: Family, of_outputs: bool = True) -> F
     (`of_outputs`), or of the values themselves. The size is how many dimensions all heads together
     keep, each as many. The error is that of the outputs, as if each head attended to one token. A
     bias of v becomes part of o's, which is the same since attention's weights sum to one. A unit of
-    another kind is left to `alone`.
+    another kind, or of heads that nobody knows, is left to `alone`.
     """
     return Family(
         menu=partial(_menu, measure, alone, of_outputs),
@@ -36,16 +37,16 @@ def shared_values(measure: Measure, alone: Family, of_outputs: bool = True) -> F
     )
 
 
-def _is_pair(unit: Unit) -> bool:
-    return [site.role for site in unit.sites] == ["v", "o"]
+def _layout(unit: Unit) -> Layout | None:
+    return layout_of(unit) if has_known_values(unit) else None
 
 
 def _build(
     measure: Measure, alone: Family, of_outputs: bool, unit: Unit, size: int
 ) -> list[Operator]:
-    if not _is_pair(unit):
+    layout = _layout(unit)
+    if layout is None:
         return alone.build(unit, size)
-    layout = values_layout(*unit.sites)
     layout.require(unit, size)
     rank, metric = size // layout.heads, measure(unit.sites[0].stats)
     rows, columns = [], []
@@ -77,15 +78,14 @@ def _read(readers: Tensor) -> Tensor:
 
 
 def _counts(alone: Family, unit: Unit, size: int | None) -> list[Counts]:
-    if not _is_pair(unit):
-        return alone.counts(unit, size)
-    return values_layout(*unit.sites).counts(unit, size)
+    layout = _layout(unit)
+    return alone.counts(unit, size) if layout is None else layout.counts(unit, size)
 
 
 def _menu(measure: Measure, alone: Family, of_outputs: bool, unit: Unit) -> Menu:
-    if not _is_pair(unit):
+    layout = _layout(unit)
+    if layout is None:
         return alone.menu(unit)
-    layout = values_layout(*unit.sites)
     paying = layout.paying(unit)
 
     def ranks() -> Tensor:
@@ -113,9 +113,9 @@ def _spent(values: Tensor, readers: Tensor, right: Tensor | None) -> Tensor:
 def _joint(
     measure: Measure, unit: Unit, ops: list[Operator], biases: Biases
 ) -> tuple[Biases, float] | None:
-    if not _is_pair(unit):
+    layout = _layout(unit)
+    if layout is None:
         return None
-    layout = values_layout(*unit.sites)
     right = measure(unit.sites[0].stats).right
     lost = total = 0.0
     made = Unit(unit.sites, ops)
