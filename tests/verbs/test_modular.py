@@ -234,6 +234,23 @@ def test_what_turns_together_is_found_in_the_models_own_code(build, pairs):
     assert all(s.heads is None for s in find_sites(build()) if s.role == "o")
 
 
+def test_values_are_not_turned_where_more_than_attention_reads_them():
+    import transformers
+
+    gated = {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 0,
+             "layer_types": ["full_attention"] * 2, "mlp_only_layers": [0, 1]}  # fmt: skip
+    for model, config, options in (
+        ("Qwen3NextForCausalLM", "Qwen3NextConfig", gated),
+        ("GptOssForCausalLM", "GptOssConfig", {"intermediate_size": 48, "num_key_value_heads": 2,
+                                               "num_local_experts": 2, "head_dim": 8}),
+    ):  # fmt: skip
+        if not hasattr(transformers, model):
+            continue
+        found = find_sites(tiny(model, config, **SMALL, **options), "attention")
+        assert {s.role for s in found} == {"q", "k", "v", "o"}
+        assert all(s.heads is None for s in found)
+
+
 @pytest.mark.parametrize("cascade", ["compressed", "original"])
 @pytest.mark.parametrize("key", KEYS)
 def test_a_cascade_goes_block_by_block(key, cascade):

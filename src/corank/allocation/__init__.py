@@ -9,7 +9,7 @@ from ..errors import unknown
 from .candidate import Candidate, cost
 from .integer import integer_program
 from .search import greedy, knapsack
-from .shares import block_influence, by_share, lorap, svd_llm_v2, uniform
+from .shares import block_influence, by_share, lorap, svd_llm_v2, uniform, uniql
 from .thresholds import energy, heavy_tail
 
 Allocator = Callable[[list[Candidate], int], list[int]]
@@ -24,7 +24,7 @@ ALLOCATORS: dict[str, Allocator] = {
     "svd_llm_v2": svd_llm_v2,
     "heavy_tail": heavy_tail,
     "block_influence": block_influence,
-    "uniql": partial(block_influence, most=0.85),
+    "uniql": uniql,
     "lorap": lorap,
     "sensitivity": greedy,
 }
@@ -59,4 +59,5 @@ __all__ = [
     "lorap",
     "svd_llm_v2",
     "uniform",
+    "uniql",
 ]

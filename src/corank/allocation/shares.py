@@ -43,18 +43,35 @@ def _loss(candidate: Candidate, pick: int) -> float:
 
 
 def block_influence(
-    candidates: list[Candidate], budget: int, temperature: float = 0.1, most: float = 1.0
+    candidates: list[Candidate], budget: int, temperature: float = 0.1
 ) -> list[int]:
     """Remove from layer l in proportion to softmax(-s_l / temperature), s_l its block's influence.
 
     The influence, 1 - E[cos(block input, block output)], is each candidate's weight (MoDeGPT,
-    arXiv 2408.09632, section 3.3). Units outside the blocks have weight 1 and are hardly cut. No
-    unit loses a share above `most` while others can lose more.
+    arXiv 2408.09632, section 3.3). Units outside the blocks have weight 1 and are hardly cut.
     """
-    scores = [math.exp(-c.weight / temperature) for c in candidates]
+    removed = 1 - budget / sum(c.bytes for c in candidates)
+    scores = _scores(candidates, temperature)
+    mean = sum(s * c.bytes for s, c in zip(scores, candidates, strict=True))
+    mean /= sum(c.bytes for c in candidates)
+    return by_share(candidates, [1 - removed * s / mean for s in scores], budget)
+
+
+def uniql(
+    candidates: list[Candidate], budget: int, temperature: float = 0.1, most: float = 0.85
+) -> list[int]:
+    """As `block_influence`, but no unit loses more than `most` while others can lose more.
+
+    The authors' code of UniQL cuts at 0.85 and leaves the rest of the budget unspent; here the
+    other units give it, in the same proportion.
+    """
     removed = sum(c.bytes for c in candidates) - budget
-    shares = _in_proportion(candidates, scores, removed, most)
+    shares = _in_proportion(candidates, _scores(candidates, temperature), removed, most)
     return by_share(candidates, [1 - share for share in shares], budget)
+
+
+def _scores(candidates: list[Candidate], temperature: float) -> list[float]:
+    return [math.exp(-c.weight / temperature) for c in candidates]
 
 
 def lorap(candidates: list[Candidate], budget: int) -> list[int]:

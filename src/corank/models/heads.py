@@ -17,6 +17,8 @@ _SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim")
 _TURNS = ("rotate_half", "rotate_every_two")
 #: A norm over a head's dimensions, for which a dimension that is zero is not one that is gone.
 _NORM = r"^(q|k|qk|query|key)_?(layer_?)?norm"
+#: What stands between the values and the projection that reads them, so that they cannot be turned.
+_BETWEEN = r"(norm|gate|g_proj|sinks)"
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,14 @@ class Heads:
 
 
 def heads_of(model: nn.Module, path: str) -> Heads | None:
-    """The heads of the attention that the weight at `path` belongs to, None where nothing says."""
+    """The heads of the attention that the weight at `path` belongs to.
+
+    None where nothing says, or where it is no plain attention: what it reads of the values is
+    normalised or gated, or its weights do not sum to one.
+    """
     around = list(_around(model, path))
+    if not _is_plain(around[0]):
+        return None
     for module in around:
         size = next((getattr(module, name) for name in _SIZES if hasattr(module, name)), None)
         if isinstance(size, int):
@@ -54,6 +62,15 @@ def _around(model: nn.Module, path: str) -> Iterator[nn.Module]:
     while path:
         path = path.rpartition(".")[0]
         yield model.get_submodule(path)
+
+
+def _is_plain(attention: nn.Module) -> bool:
+    names = [*attention._modules, *attention._parameters]
+    if any(re.search(_BETWEEN, name) and not re.match(_NORM, name) for name in names):
+        return False
+    queries, output = (getattr(attention, name, None) for name in ("q_proj", "o_proj"))
+    made, read = getattr(queries, "out_features", None), getattr(output, "in_features", None)
+    return made is None or read is None or made == read  # else it makes gates too
 
 
 def _units(attention: nn.Module, size: int) -> tuple[tuple[int, ...], ...] | None:
