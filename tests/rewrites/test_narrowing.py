@@ -199,6 +199,9 @@ def test_values_and_outputs_are_the_best_pair_of_that_rank_in_every_head(groups)
             best = u[:, :rank] * s[:rank] @ vh[:rank] @ torch.linalg.inv(root)
             torch.testing.assert_close(made, best)
             lost += float(s[rank:].square().sum())
+        kept = (v != 0).any(1)
+        own = ops["v"].dense()[kept]  # what stays is near what it was
+        assert (v[kept] - own).norm() < (0.8 if rank < 4 else 1e-9) * own.norm()
         menu = family.menu(unit)
         if 2 * rank in menu.sizes:
             assert menu.errors[menu.sizes.index(2 * rank)] == pytest.approx(lost)

@@ -383,6 +383,18 @@ def test_sensitivity_measures_units_with_the_biases_that_go_with_them():
     assert weight == pytest.approx(change / error, rel=1e-3)
 
 
+@pytest.mark.parametrize("key", ["modegpt", "uniql"])
+def test_what_was_cut_together_is_not_repaired_weight_by_weight(key):
+    original, data = shaken(tiny_opt()), tokens()
+    model = copy.deepcopy(original)
+    corank.compress(model, key, keep=0.6, data=data, targets="mlp")
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="lost inner dimensions together with another"):
+        corank.compress(model, "eora", rank=4, data=data, original=original)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    corank.compress(model, "eora", rank=4, data=data, original=original, targets="attention")
+
+
 def test_merging_leaves_zeros_where_channels_were():
     model = shaken(tiny_opt())
     corank.compress(model, "uniql", keep=0.6, data=tokens())

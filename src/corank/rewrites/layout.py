@@ -137,6 +137,11 @@ class Layout:
         return next(j for j in range(i + 1) if torch.equal(self.places[j], self.places[i]))
 
 
+def is_narrowed(op: Operator) -> bool:
+    """Whether it is some rows or columns of a matrix, as `Layout.assemble` makes them."""
+    return _narrowed(op) is not None
+
+
 def _narrowed(op: Operator) -> tuple[Select, Dense] | None:
     """The index of the channels that an operator keeps, and its rows or columns of them."""
     match list(op.operators) if isinstance(op, Product) else []:

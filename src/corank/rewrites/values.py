@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..linalg import balance, two_sided
+from ..linalg import by_volume, two_sided
 from ..metrics import Measure, Metric
 from ..metrics.metric import times
 from ..operators import Operator
@@ -22,7 +22,8 @@ def shared_values(measure: Measure, alone: Family, of_outputs: bool = True) -> F
     """v -> S^T a, o -> O b S, with b a of rank r for each head's rows of v, and S where they stand.
 
     b a is the truncation of those rows in `measure`, of what all heads that read them make of it
-    (`of_outputs`), or of the values themselves. The size is how many dimensions all heads together
+    (`of_outputs`; S is then where some of them stood), or of the values themselves, a being their
+    principal components, the largest first. The size is how many dimensions all heads together
     keep, each as many. The error is that of the outputs, as if each head attended to one token. A
     bias of v becomes part of o's, which is the same since attention's weights sum to one. A unit of
     another kind, or of heads that nobody knows, is left to `alone`.
@@ -49,19 +50,31 @@ def _build(
         return alone.build(unit, size)
     layout.require(unit, size)
     rank, metric = size // layout.heads, measure(unit.sites[0].stats)
-    rows, columns = [], []
-    for values, readers in _heads(unit, layout):
+    kept, rows, columns = [], [], []
+    for head, (values, readers) in enumerate(_heads(unit, layout)):
         left = _read(readers) if of_outputs else metric.left
         generator = unit.sites[0].generator()
         b, a = two_sided(values, left, metric.right, rank, generator=generator)
+        places = torch.arange(rank)
         if of_outputs:
-            b, a = balance(b, a)
+            places, b, a = _in_own_rows(b, a)
+        kept.append(head * len(values) + places)
         rows.append(a)
         columns.append(readers @ b)  # (copies, m, r)
-    kept = torch.arange(layout.width).view(layout.heads, -1)[:, :rank].mT.flatten()
     v = torch.stack(rows, 1).flatten(0, 1)  # (rank * heads, n)
     o = torch.stack(columns).permute(2, 3, 0, 1).flatten(1)  # (m, rank * heads * copies)
-    return layout.assemble(unit, kept, [v, o])
+    return layout.assemble(unit, torch.stack(kept, 1).flatten(), [v, o])
+
+
+def _in_own_rows(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (r,) of b a that tell all others, and b a as those rows and how they tell the others.
+
+    Dimensions that stay then go on meaning what they did, so that v can still be compared with
+    what it was, and repaired.
+    """
+    places = by_volume(b)
+    inside = b[places]
+    return places, b @ torch.linalg.pinv(inside), inside @ a
 
 
 def _heads(unit: Unit, layout: Layout) -> list[tuple[Tensor, Tensor]]:
