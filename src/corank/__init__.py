@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .io import load, load_adapter, save, save_adapter, stream
     from .registry import methods
     from .report import Report
-    from .verbs import adapt, analyze, compress, factorize, merge, quantize
+    from .verbs import adapt, analyze, compress, factorize, merge, narrow, quantize
 
 __all__ = [
     "Report",
@@ -33,6 +33,7 @@ __all__ = [
     "losses",
     "merge",
     "methods",
+    "narrow",
     "optim",
     "quantize",
     "save",
@@ -46,6 +47,7 @@ _HOMES = {
     "Report": "report", "adapt": "verbs", "analyze": "verbs", "compress": "verbs",
     "controller": "adapters", "factorize": "verbs", "heal": "healing",
     "load": "io", "load_adapter": "io", "merge": "verbs", "methods": "registry",
+    "narrow": "verbs",
     "quantize": "verbs",
     "save": "io", "save_adapter": "io", "stream": "io",
 }  # fmt: skip

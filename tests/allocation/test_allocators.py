@@ -159,3 +159,25 @@ def test_menus_are_checked():
         Menu([1, 2], [5, 5], lambda: [1.0, 1.0])
     with pytest.raises(ValueError, match="cost for each"):
         Menu([1, 2], [5], lambda: [1.0, 1.0])
+
+
+def test_lorap_gives_values_and_outputs_three_times_the_share_of_queries_and_keys():
+    roles = ["q", "k", "v", "o", "up"]
+    every = [candidate(i, 64, 64, role=role) for i, role in enumerate(roles)]
+    for keep, shares in ((0.4, (0.2, 0.2, 0.6, 0.6, 0.4)), (0.8, (0.6, 0.6, 1.0, 1.0, 0.8))):
+        picks = find_allocator("lorap")(every, int(keep * sum(c.bytes for c in every)))
+        kept = [c.menu.costs[p] / c.bytes for c, p in zip(every, picks, strict=True)]
+        assert all(s - 0.04 < k <= s + 1e-9 for k, s in zip(kept, shares, strict=True))
+
+
+def test_uniql_takes_at_most_85_percent_of_a_unit_while_others_have_more():
+    every = [candidate(i, 64, 64, weight=w) for i, w in enumerate((0.0, 0.2, 0.2))]
+    budget = int(0.6 * sum(c.bytes for c in every))
+    free, capped = (
+        [c.menu.costs[p] / c.bytes for c, p in zip(every, find_allocator(name)(every, budget),
+                                                   strict=True)]
+        for name in ("block_influence", "uniql")
+    )  # fmt: skip
+    assert free[0] < 0.04
+    assert 0.11 < capped[0] <= 0.15
+    assert capped[1] == capped[2] < free[1]

@@ -153,6 +153,27 @@ def test_keeps_columns_and_rows_and_the_best_link_between_them(method, shape):
     torch.testing.assert_close(whole.dense(), weight)
 
 
+@law("narrows")
+@shapes
+def test_keeps_rows_as_they_are_and_counts_them_with_their_index(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    weight, losses = given.ops[0].dense(), []
+    for kept in (3, 9, shape[0]):
+        (op,) = recipe.family.build(given, kept)
+        assert recipe.family.counts(given, kept) == [(op.numel(), op.bytes())]
+        assert op.numel() == kept * shape[1]
+        rows = (op.dense() != 0).any(1)
+        assert rows.sum() == kept
+        torch.testing.assert_close(op.dense()[rows], weight[rows], rtol=0, atol=0)
+        losses.append(float(measure(recipe, given).loss(weight - op.dense())))
+    menu = recipe.family.menu(given)
+    assert losses[-1] == 0
+    assert [menu.errors[menu.sizes.index(k)] for k in (3, 9)] == pytest.approx(losses[:2])
+    with pytest.raises(ValueError, match="channels cannot stay"):
+        recipe.family.build(given, shape[0] + 1)
+
+
 @law("stacks")
 @shapes
 def test_each_term_is_the_nearest_to_what_those_before_left(method, shape):

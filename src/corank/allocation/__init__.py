@@ -9,7 +9,7 @@ from ..errors import unknown
 from .candidate import Candidate, cost
 from .integer import integer_program
 from .search import greedy, knapsack
-from .shares import block_influence, by_share, svd_llm_v2, uniform
+from .shares import block_influence, by_share, lorap, svd_llm_v2, uniform, uniql
 from .thresholds import energy, heavy_tail
 
 Allocator = Callable[[list[Candidate], int], list[int]]
@@ -24,8 +24,13 @@ ALLOCATORS: dict[str, Allocator] = {
     "svd_llm_v2": svd_llm_v2,
     "heavy_tail": heavy_tail,
     "block_influence": block_influence,
+    "uniql": uniql,
+    "lorap": lorap,
     "sensitivity": greedy,
 }
+
+#: Those that weigh units by the influence of their blocks.
+BY_INFLUENCE = frozenset({"block_influence", "uniql"})
 
 
 def find_allocator(name: str | Allocator) -> Allocator:
@@ -39,6 +44,7 @@ def find_allocator(name: str | Allocator) -> Allocator:
 
 __all__ = [
     "ALLOCATORS",
+    "BY_INFLUENCE",
     "Allocator",
     "Candidate",
     "block_influence",
@@ -50,6 +56,8 @@ __all__ = [
     "heavy_tail",
     "integer_program",
     "knapsack",
+    "lorap",
     "svd_llm_v2",
     "uniform",
+    "uniql",
 ]

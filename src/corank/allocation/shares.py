@@ -7,6 +7,9 @@ from collections import defaultdict
 
 from .candidate import Candidate, cost, require_affordable
 
+#: What v and o get of a budget for what q and k get.
+_ATTENTION = {"q": 1.0, "k": 1.0, "v": 3.0, "o": 3.0}
+
 
 def uniform(candidates: list[Candidate], budget: int) -> list[int]:
     """The same share of every unit."""
@@ -48,10 +51,60 @@ def block_influence(
     arXiv 2408.09632, section 3.3). Units outside the blocks have weight 1 and are hardly cut.
     """
     removed = 1 - budget / sum(c.bytes for c in candidates)
-    scores = [math.exp(-c.weight / temperature) for c in candidates]
+    scores = _scores(candidates, temperature)
     mean = sum(s * c.bytes for s, c in zip(scores, candidates, strict=True))
     mean /= sum(c.bytes for c in candidates)
     return by_share(candidates, [1 - removed * s / mean for s in scores], budget)
+
+
+def uniql(
+    candidates: list[Candidate], budget: int, temperature: float = 0.1, most: float = 0.85
+) -> list[int]:
+    """As `block_influence`, but no unit loses more than `most` while others can lose more.
+
+    The authors' code of UniQL cuts at 0.85 and leaves the rest of the budget unspent; here the
+    other units give it, in the same proportion.
+    """
+    removed = sum(c.bytes for c in candidates) - budget
+    shares = _in_proportion(candidates, _scores(candidates, temperature), removed, most)
+    return by_share(candidates, [1 - share for share in shares], budget)
+
+
+def _scores(candidates: list[Candidate], temperature: float) -> list[float]:
+    return [math.exp(-c.weight / temperature) for c in candidates]
+
+
+def lorap(candidates: list[Candidate], budget: int) -> list[int]:
+    """The same share of every unit, but among q, k, v and o three times as much for v and o.
+
+    Where v and o would get more than they have, they stay as they are and q and k get the rest
+    (LoRAP, arXiv 2404.09695, the authors' code).
+    """
+    keep = budget / sum(c.bytes for c in candidates)
+    attention = [c for c in candidates if c.unit.sites[0].role in _ATTENTION]
+    weights = [_ATTENTION[c.unit.sites[0].role] for c in attention]
+    room = keep * sum(c.bytes for c in attention)
+    of_attention = iter(_in_proportion(attention, weights, room))
+    shares = [
+        next(of_attention) if c.unit.sites[0].role in _ATTENTION else keep for c in candidates
+    ]
+    return by_share(candidates, shares, budget)
+
+
+def _in_proportion(
+    candidates: list[Candidate], weights: list[float], total: float, most: float = 1.0
+) -> list[float]:
+    """Shares as the weights are, none above `most`, that together come to `total` bytes."""
+
+    def shares(scale: float) -> list[float]:
+        return [min(scale * weight, most) for weight in weights]
+
+    low, high = 0.0, most / max(min(weights, default=1.0), 1e-30)
+    for _ in range(200):
+        middle = (low + high) / 2
+        taken = sum(s * c.bytes for s, c in zip(shares(middle), candidates, strict=True))
+        low, high = (middle, high) if taken <= total else (low, middle)
+    return shares(low)
 
 
 def by_share(candidates: list[Candidate], shares: list[float], budget: int) -> list[int]:

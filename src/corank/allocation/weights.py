@@ -9,7 +9,7 @@ from torch import nn
 
 from ..calibration import Batches
 from ..calibration.outputs import outputs
-from ..models import blocks, install, snapshot
+from ..models import blocks, install, read_bias, snapshot
 from ..rewrites import Family
 from .candidate import Candidate
 from .shares import uniform
@@ -37,8 +37,11 @@ def by_sensitivity(
             continue
         sites = candidate.unit.sites
         undo = snapshot(model, sites)
-        for site, op in zip(sites, family.build(candidate.unit, size), strict=True):
-            install(model, site, op)
+        made = family.build(candidate.unit, size)
+        biases = [read_bias(model, site) for site in sites]
+        joint = family.jointly(candidate.unit, made, biases)
+        for site, op, bias in zip(sites, made, biases if joint is None else joint[0], strict=True):
+            install(model, site, op, bias)
         after = outputs(model, batches)
         undo()
         change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))

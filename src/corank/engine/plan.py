@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..allocation import Allocator, Candidate, find_allocator, uniform
+from ..allocation import BY_INFLUENCE, Allocator, Candidate, find_allocator, uniform
 from ..allocation.weights import by_influence, by_sensitivity
 from ..calibration import Batches
 from ..errors import DataError, SiteError
@@ -122,7 +122,7 @@ def _weights(
     inputs: Batches | None,
     budget: int,
 ) -> list[float]:
-    if name not in ("sensitivity", "block_influence"):
+    if name != "sensitivity" and name not in BY_INFLUENCE:
         return [1.0] * len(candidates)
     if inputs is None:
         raise DataError(f"allocate={name!r} measures the model on data: give data=")

@@ -62,12 +62,15 @@ def rewrite_in_cascade(
 ) -> Errors:
     """Go through the blocks in order; each part is fitted to what the parts before it now give.
 
+    A part is a set of sites that read one input, or a block where sites are rewritten together.
     Sites outside the blocks come last, on the inputs that they then have.
     """
     errors: Errors = {}
-    needs = (recipe.family.needs | {"mean"}) - LOSS_NEEDS
+    aiming = {"mean", "gram"} if recipe.cascade == "original" else {"mean"}
+    needs = (recipe.family.needs | aiming) - LOSS_NEEDS
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
     inside = [site for site in plan.sites if site.name.startswith(prefixes)]
+    together = any(len(unit.sites) > 1 for unit in plan.units)
     outside = [site for site in plan.sites if not site.name.startswith(prefixes)]
     stages = cascade(
         model,
@@ -75,7 +78,7 @@ def rewrite_in_cascade(
         needs,
         inputs,
         targets=recipe.cascade or "compressed",
-        granularity="input",
+        granularity="block" if together else "input",
         spill=spill,
     )
     for sites in stages if inside else ():
@@ -95,13 +98,19 @@ def _build(
     if size is None and aimed is unit:
         return []
     new = list(aimed.ops) if size is None else family.build(aimed, size)
+    biases = [read_bias(model, site) for site in unit.sites]
+    joint = None if size is None else family.jointly(aimed, new, biases)
     built = []
-    for site, was, old, op, flag in zip(unit.sites, unit.ops, aimed.ops, new, trains, strict=True):
+    for i, (site, was, old, op, flag) in enumerate(
+        zip(unit.sites, unit.ops, aimed.ops, new, trains, strict=True)
+    ):
         measure = family.of(site).measure
         weight = site.pool.get("originals", {}).get(site.name, old).dense().detach().float()
         metric, change = measure(site.stats), weight - op.dense().detach().float()
         error = float(metric.loss(change) / metric.loss(weight).clamp_min(1e-30))
         bias = _bias(model, site, op, change).to(was.dtype) if measure.centred else None
+        if joint is not None:
+            bias, error = joint[0][i], joint[1]
         op = op.requires_grad_(flag) if aimed is unit else op.to(was.dtype).requires_grad_(flag)
         for part in op.modules():
             if isinstance(part, Quantised):

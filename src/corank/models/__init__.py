@@ -1,8 +1,9 @@
 """Finding the weights of a model, reading them, and putting operators in their place."""
 
 from .blocks import Stack, blocks, stacks
-from .coupled import Channels, channels
+from .coupled import Channels, channels, modules
 from .finding import survey
+from .heads import Heads
 from .kinds import Refused
 from .norms import find_norms
 from .places import (
@@ -22,6 +23,7 @@ from .targets import Targets, choose_sites, find_sites, in_layers
 
 __all__ = [
     "Channels",
+    "Heads",
     "Refused",
     "Site",
     "Stack",
@@ -37,6 +39,7 @@ __all__ = [
     "install",
     "is_rewritten",
     "module_at",
+    "modules",
     "read",
     "read_bias",
     "require_finite",

@@ -13,6 +13,7 @@ from ..layers.convolution import Convolution
 from ..layers.experts import Experts
 from .blocks import layer_indices, layer_of
 from .foreign import is_foreign
+from .heads import heads_of
 from .kinds import PROJECTIONS, Refused, RefusedModule, is_layer, kind_of
 from .roles import Place, infer_role
 from .site import Site
@@ -47,10 +48,11 @@ def survey(
                 is_input=any(w.module is ends[0] for w in group),
                 is_output=any(w.module is ends[1] for w in group),
             )
+            role = infer_role(place)
             sites.append(
                 Site(
                     name,
-                    infer_role(place),
+                    role,
                     layer,
                     shape,
                     _has_bias(first.module),
@@ -60,6 +62,7 @@ def survey(
                     pool=pool,
                     kernel=_kernel(first.module, first.kind),
                     foreign=is_foreign(first.module),
+                    heads=heads_of(model, name) if role in ("q", "k", "v") else None,
                 )
             )
     return sites, refused

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .heads import Heads
+
 #: How a weight is stored, and so how it is read and put back.
 KINDS = ("linear", "conv1d_transposed", "conv", "embedding", "expert")
 
@@ -39,6 +41,7 @@ class Site:
     #: The operators of the adapters that the weight carries already, by name.
     earlier: Mapping[str, Any] = field(default_factory=dict, repr=False)
     kernel: tuple[int, ...] = ()  #: a convolution's kernel size, empty for other kinds
+    heads: Heads | None = None  #: of q, k and v, where their attention says
     _drawing: torch.Generator | None = field(default=None, repr=False)
 
     def generator(self) -> torch.Generator:

@@ -4,6 +4,7 @@ from .adapting import Delta, between, plus, split, zero_low_rank
 from .blocks import block_truncation, shared_truncation
 from .choosing import any_of, only
 from .compensation import compensation
+from .cuttable import layout_of
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .dictionary import Fit, dictionary
 from .factorwise import count_factorwise, factorwise
@@ -11,9 +12,10 @@ from .fresh import fresh
 from .iterated import iterated_signs
 from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
+from .narrowing import Importance, by_leverage, by_magnitude, narrowing
 from .polyadics import polyadic_sum
 from .quantisation import quantisation
-from .rewrite import Counts, Family, Rewrite, Unit, by_site
+from .rewrite import Biases, Counts, Family, Rewrite, Unit, by_site
 from .sharing import shared_mean
 from .signed import signed, signed_factors
 from .skeletons import skeleton
@@ -21,12 +23,15 @@ from .smoothing import smoothing
 from .trains import common_trains, train_cores
 from .truncation import spectrum, truncation
 from .utilised import utilised
+from .values import shared_values
 
 __all__ = [
+    "Biases",
     "Counts",
     "Delta",
     "Family",
     "Fit",
+    "Importance",
     "Menu",
     "Rewrite",
     "Size",
@@ -36,6 +41,8 @@ __all__ = [
     "any_of",
     "between",
     "block_truncation",
+    "by_leverage",
+    "by_magnitude",
     "by_site",
     "common_trains",
     "compensation",
@@ -45,8 +52,10 @@ __all__ = [
     "factorwise",
     "fresh",
     "iterated_signs",
+    "layout_of",
     "leading",
     "menu_of_ranks",
+    "narrowing",
     "only",
     "plus",
     "polyadic_sum",
@@ -55,6 +64,7 @@ __all__ = [
     "rooted",
     "shared_mean",
     "shared_truncation",
+    "shared_values",
     "signed",
     "signed_factors",
     "skeleton",

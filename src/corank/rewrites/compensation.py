@@ -7,10 +7,12 @@ from functools import partial
 
 from torch import Tensor
 
+from ..errors import SiteError
 from ..models import Site
 from ..operators import Dense, Operator
 from ..quantizers import Quantizer
 from .factorwise import count_factorwise, factorwise
+from .layout import is_narrowed
 from .menu import Menu, menu_of_ranks
 from .rewrite import Counts, Family, Unit
 
@@ -43,6 +45,18 @@ def _split(first: Quantizer, unit: Unit) -> tuple[list[Operator], Unit]:
     for site, op in zip(unit.sites, unit.ops, strict=True):
         coarse.append(op if _is_repaired_only(site) else factorwise(first, Unit([site], [op]))[0])
     return coarse, _less(unit, coarse)
+
+
+def _require_comparable(unit: Unit) -> None:
+    """Refuse to repair by itself what makes sense together with another weight only."""
+    for site, op in zip(unit.sites, unit.ops, strict=True):
+        if _is_repaired_only(site) and is_narrowed(op):
+            raise SiteError(
+                site.where,
+                "it lost inner dimensions together with another weight, and repairing it alone "
+                "would undo what the other gained",
+                "Leave it out of the targets, or give heal_minutes= instead of a repair",
+            )
 
 
 def _wanted(unit: Unit) -> list[Tensor]:
@@ -88,6 +102,7 @@ def _menu(first: Quantizer, second: Family, unit: Unit) -> Menu:
 def _build(
     first: Quantizer, second: Family, rounds: int, repair_first: bool, unit: Unit, size: int
 ) -> list[Operator]:
+    _require_comparable(unit)
     coarse, lost = _split(first, unit)
     if size == 0:
         return coarse

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from ..metrics import Measure, euclidean
 from ..models import Site
 from ..operators import Operator
@@ -13,6 +15,9 @@ from .menu import Menu, Size
 
 #: Numbers and bytes.
 Counts = tuple[int, int]
+
+#: A bias for each site of a unit, None where there is none.
+Biases = list[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class Family:
     is what the errors are measured in; where it is centred, what the rewrite does to the mean
     output is left to the bias. `matrices(unit, size)` are the shapes of the float matrices that
     each of the operators will be a product of, what they share with the first; None: not known.
+    `joint(unit, ops, biases)`, where the sites' inner coordinates have changed, so that none can be
+    compared with what it was by itself: the biases that go with `ops`, and the unit's error,
+    relative; None where they have not.
     """
 
     menu: Callable[[Unit], Menu]
@@ -64,6 +72,7 @@ class Family:
     needs: frozenset[str] = frozenset()
     choose: Callable[[Site], Family] | None = None
     matrices: Callable[[Unit, Any], list[list[tuple[int, int]]]] | None = None
+    joint: Callable[[Unit, list[Operator], Biases], tuple[Biases, float] | None] | None = None
 
     def at(self, size: Size) -> Rewrite:
         """The member of that size, as a rewrite of single operators."""
@@ -72,6 +81,13 @@ class Family:
     def of(self, site: Site) -> Family:
         """The family that serves a site."""
         return self if self.choose is None else self.choose(site)
+
+    def jointly(
+        self, unit: Unit, ops: list[Operator], biases: Biases
+    ) -> tuple[Biases, float] | None:
+        """What `joint` says of a unit and the operators built for it, None where it is silent."""
+        joint = self.of(unit.sites[0]).joint
+        return None if joint is None else joint(unit, ops, biases)
 
 
 def by_site(choose: Callable[[Site], Family], *members: Family) -> Family:

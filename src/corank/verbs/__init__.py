@@ -5,6 +5,7 @@ from .analyze import analyze
 from .compress import compress
 from .factorize import factorize
 from .merge import merge
+from .narrow import narrow
 from .quantize import quantize
 
-__all__ = ["adapt", "analyze", "compress", "factorize", "merge", "quantize"]
+__all__ = ["adapt", "analyze", "compress", "factorize", "merge", "narrow", "quantize"]
