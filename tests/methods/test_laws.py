@@ -353,6 +353,26 @@ def test_more_bits_lose_less(method):
     assert losses[-1] < 1e-3 * losses[0]
 
 
+@law("detaches")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_detached_numbers_are_exact_and_counted_beside_the_codes(method, bits, dtype):
+    recipe = method.recipe({"bits": bits, "group": 16})
+    given = of(recipe, (24, 64), dtype)
+    (site,), weight = given.sites, given.ops[0].dense()
+    names = [name for name in ("outliers", "significant") if name in recipe.family.needs]
+    places = torch.cat([site.stats[name] for name in names])
+    assert recipe.family.menu(given).sizes == [len(places)]
+    for count in range(len(places) + 1):
+        (op,) = recipe.family.build(given, count)
+        assert recipe.family.counts(given, count) == [(op.numel(), op.bytes())]
+        made, kept = op.dense().flatten(), places[:count]
+        tolerance = torch.finfo(dtype).eps
+        torch.testing.assert_close(made[kept], weight.flatten()[kept], rtol=tolerance, atol=0)
+    with pytest.raises(ValueError, match="Ask for at most so many"):
+        recipe.family.build(given, len(places) + 1)
+
+
 @law("beats_rounding")
 def test_making_good_beats_rounding_each_number_by_itself(method):
     for bits in (2, 3, 4):

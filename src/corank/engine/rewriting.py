@@ -65,7 +65,7 @@ def rewrite_in_cascade(
     Sites outside the blocks come last, on the inputs that they then have.
     """
     errors: Errors = {}
-    needs = (recipe.family.needs | {"mean"}) - LOSS_NEEDS
+    needs = (recipe.needs | {"mean"}) - LOSS_NEEDS
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
     inside = [site for site in plan.sites if site.name.startswith(prefixes)]
     outside = [site for site in plan.sites if not site.name.startswith(prefixes)]

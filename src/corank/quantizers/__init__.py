@@ -1,5 +1,6 @@
 """Quantisers behind one face: a matrix in, an operator of few bits out."""
 
+from .clipped import clipped
 from .feedback import error_feedback, greedy_paths
 from .learned import learned_scales
 from .nearest import round_to_nearest, to_normal_float, to_signs, to_ternary
@@ -7,6 +8,7 @@ from .quantizer import Quantizer
 
 __all__ = [
     "Quantizer",
+    "clipped",
     "error_feedback",
     "greedy_paths",
     "learned_scales",
