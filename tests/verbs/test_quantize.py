@@ -23,6 +23,8 @@ def quick(key):
     options = {} if recipe.rank is None else {"rank": 4}
     if recipe.heal:
         options["heal_minutes"] = 0
+    if "steps" in METHODS[key].parameters:
+        options["steps"] = 2
     if key == "requant":  # BERT without a head has no loss of its own
         options["loss"] = lambda model, batch: model(**batch)[0].square().mean()
     return options

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..calibration import Batches, Loss
 from ..metrics import second_moment
-from ..quantizers import error_feedback, greedy_paths
+from ..models import Site
+from ..quantizers import as_tuned, error_feedback, greedy_paths, tune_rounding
 from ..quantizers import round_to_nearest as nearest
-from ..registry import Healing, Paper, Recipe, method
+from ..registry import Healing, Look, Paper, Recipe, method
 from ..rewrites import quantisation
 from .bits import Bits, with_bits
 
@@ -54,6 +60,34 @@ def gpfq(bits: Bits = 4, group: int = 64, symmetric: bool = False) -> Recipe:
     """Column after column, each rounded after the path of errors so far is projected on it."""
     error = second_moment()
     return with_bits(bits, lambda b: quantisation(greedy_paths(b, group, symmetric), error))
+
+
+@method(
+    Paper(
+        "Optimize Weight Rounding via Signed Gradient Descent for the Quantization of LLMs",
+        "2309.05516",
+        "the abstract, and AutoRound's published code: V within half a step, factors of both ends "
+        "of a group's range, signs of gradients with a linear decay, the block's output error, "
+        "each block on what the quantised ones before it give, the best kept",
+        "best is relative to plain rounding on the step's batch; every token of a batch counts; "
+        "codes have zero points always; what stands in no block is rounded to nearest; the "
+        "library itself is not called: it takes models by its own loader and data by name",
+    ),
+    area="quantize",
+    laws=("quantises",),
+)
+def signround(bits: int = 4, group: int = 64, steps: int = 200) -> Recipe:
+    """Which way to round, and how far groups reach, learnt block after block.
+
+    steps: batches seen by each block, at least 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+    def find(model: nn.Module, sites: Sequence[Site], data: Batches, loss: Loss | None) -> None:
+        tune_rounding(model, sites, data, bits, group, steps)
+
+    return Recipe(quantisation(as_tuned(bits, group)), look=Look(find, frozenset()))
 
 
 @method(

@@ -1,0 +1,162 @@
+"""Rounding learnt block by block, by signs of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from ..calibration import Batches
+from ..calibration.running import device_of, untouched
+from ..calibration.streams import BlockCall, capture, only_stack
+from ..errors import SiteError
+from ..models import Site, read
+
+#: What is learnt of a weight: a shift (out, in) in [-1/2, 1/2], in units of the scale, and factors
+#: (2, out, groups) in [0, 1] of the ends of each group's range.
+SHIFT, CLIP = "shift", "clip"
+
+Learnt = dict[str, tuple[Tensor, Tensor]]  # path in the block -> shift, factors
+
+_TUNED = ("linear", "conv1d_transposed")
+
+
+def tune_rounding(
+    model: nn.Module, sites: Sequence[Site], data: Batches, bits: int, group: int, steps: int
+) -> None:
+    """Leave a shift and factors in the statistics of the sites in blocks, the model as it was.
+
+    Each block in turn, on what the blocks before it give once they are quantised, is to give what
+    it gives in the original model: for `steps` batches, in a seeded order, everything learnt moves
+    by the sign of the mean squared error's gradient, times 1 / steps, decaying linearly. What had
+    the least error, relative to that of plain rounding on the same batch, is kept.
+
+    Raises SiteError for a model without exactly one plain sequence of blocks.
+    """
+    try:
+        stack, device = only_stack(model), device_of(model)
+    except SiteError as error:
+        remedy = "Use a method that takes each weight alone, such as gptq or awq"
+        raise SiteError(error.site, error.problem, remedy) from None
+    with untouched(model):
+        with torch.no_grad():
+            captured = [capture(model, stack, batch, device) for batch in data]
+        original = [hidden for hidden, _ in captured]
+        current = [hidden.clone() for hidden in original]
+        for index, (name, block) in enumerate(stack):
+            calls = [made[index] for _, made in captured]
+            inside = {
+                site.name.removeprefix(f"{name}."): site
+                for site in sites
+                if site.name.startswith(f"{name}.") and site.kind in _TUNED
+            }
+            wholes = {path: read(model, site).dense().detach() for path, site in inside.items()}
+            tuning = _Tuning(block, inside, wholes, bits, group)
+            with torch.no_grad():
+                original = [tuning.run(None, c, x) for c, x in zip(calls, original, strict=True)]
+            learnt = tuning.learn(calls, current, original, steps)
+            for path, site in inside.items():
+                site.stats[SHIFT], site.stats[CLIP] = learnt[path]
+            with torch.no_grad():
+                current = [tuning.run(learnt, c, x) for c, x in zip(calls, current, strict=True)]
+
+
+@final
+@dataclass(frozen=True)
+class _Tuning:
+    """One block, and its weights by their paths in it."""
+
+    block: nn.Module
+    sites: Mapping[str, Site]
+    wholes: Mapping[str, Tensor]
+    bits: int
+    group: int
+
+    def run(self, learnt: Learnt | None, block_call: BlockCall, x: Tensor) -> Tensor:
+        """The block's output with the weights rounded as learnt, or whole."""
+        weights = {}
+        for path, (shift, clip) in (learnt or {}).items():
+            made = round_through(self.wholes[path], self.bits, self.group, shift, clip)
+            transposed = self.sites[path].kind == "conv1d_transposed"
+            weights[f"{path}.weight"] = made.mT if transposed else made
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(self.block, weights, args, kwargs)
+
+        return block_call.run(forward, x.clone())
+
+    def learn(
+        self, calls: Sequence[BlockCall], inputs: list[Tensor], wanted: list[Tensor], steps: int
+    ) -> Learnt:
+        """What errs least, relative to plain rounding, on the batch of its step."""
+        learnt = {path: _start(w, self.group) for path, w in self.wholes.items()}
+        best = _copy(learnt)
+        if not learnt:
+            return best
+        leaves = [leaf for pair in learnt.values() for leaf in pair]
+
+        def error(i: int) -> Tensor:
+            return F.mse_loss(self.run(learnt, calls[i], inputs[i]).float(), wanted[i].float())
+
+        with torch.no_grad():
+            plain = [float(error(i)) for i in range(len(calls))]
+        least = 1.0
+        generator = next(iter(self.sites.values())).generator()
+        for step, i in enumerate(_order(len(calls), steps, generator)):
+            with torch.enable_grad():
+                loss = error(i)
+            if plain[i] > 0 and float(loss.detach()) / plain[i] < least:
+                least, best = float(loss.detach()) / plain[i], _copy(learnt)
+            gradients = torch.autograd.grad(loss, leaves)
+            with torch.no_grad():
+                for leaf, gradient in zip(leaves, gradients, strict=True):
+                    leaf -= gradient.sign() * (1 - step / steps) / steps
+                for shift, clip in learnt.values():
+                    shift.clamp_(-0.5, 0.5)
+                    clip.clamp_(0, 1)
+        return best
+
+
+def round_through(weight: Tensor, bits: int, group: int, shift: Tensor, clip: Tensor) -> Tensor:
+    """What `quantise_shifted` decodes to, with gradients that pass rounding unchanged."""
+    into, top = weight.shape[1], 2**bits - 1
+    grouped, moved = (
+        F.pad(x.float(), (0, -into % group)).unflatten(1, (-1, group)) for x in (weight, shift)
+    )
+    low = grouped.amin(-1).clamp(max=0) * clip[0]
+    high = grouped.amax(-1).clamp(min=0) * clip[1]
+    scale = ((high - low) / top).to(weight.dtype).float()
+    scale = torch.where(scale == 0, 1.0, scale)
+    zero = _round(-low / scale).clamp(0, top)[..., None]
+    codes = (_round(grouped / scale[..., None] + moved) + zero).clamp(0, top)
+    made = ((codes - zero) * scale[..., None]).flatten(1)[:, :into]
+    return made.to(weight.dtype)
+
+
+def _round(x: Tensor) -> Tensor:
+    return x + (x.round() - x).detach()
+
+
+def _start(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    groups = -(-weight.shape[1] // group)
+    shift = torch.zeros_like(weight, dtype=torch.float32)
+    clip = torch.ones(2, len(weight), groups, device=weight.device)
+    return shift.requires_grad_(), clip.requires_grad_()
+
+
+def _copy(learnt: Learnt) -> Learnt:
+    return {
+        p: (shift.detach().clone(), clip.detach().clone()) for p, (shift, clip) in learnt.items()
+    }
+
+
+def _order(count: int, steps: int, generator: torch.Generator) -> Iterator[int]:
+    """Batches in a new order each time round."""
+    while steps > 0:
+        yield from torch.randperm(count, generator=generator)[:steps].tolist()
+        steps -= count
