@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from corank.models import Site
-from corank.operators import quantise_uniform, unpack
+from corank.operators import Dense, quantise_uniform, unpack
 from corank.quantizers import round_to_nearest, to_normal_float
+from corank.registry import METHODS
+from corank.rewrites import Unit
 
 SHAPE = (24, 192)
 SITE = Site("layer", "q", 0, SHAPE, False, "linear")
@@ -65,3 +67,23 @@ def test_rows_have_bitsandbytes_eight_bit_codes():
     op = quantise_uniform(w.float(), 8, SHAPE[1])
     assert torch.equal(codes(op) - 128, theirs.int())
     torch.testing.assert_close(op.scales()[:, 0], largest / 127)
+
+
+def test_llm_int8_multiplies_as_bitsandbytes_does():
+    functional = pytest.importorskip("bitsandbytes.functional")
+    w, g = weight().half(), torch.Generator().manual_seed(1)
+    x = torch.randn(10, SHAPE[1], generator=g).half()
+    x[4, 30], x[7, 100] = 9.0, -20.0
+    codes, size, outliers = functional.int8_vectorwise_quant(x, threshold=6.0)
+    assert outliers.tolist() == [30, 100]
+    rest = w.index_fill(1, outliers, 0)
+    rows, largest, _ = functional.int8_vectorwise_quant(rest)
+    product = functional.int8_linear_matmul(codes, rows).float()
+    theirs = product * (size.float()[:, None] / 127) * (largest.float() / 127)
+    theirs += x[:, outliers].float() @ w[:, outliers].float().mT
+    site = Site("layer", "q", 0, SHAPE, False, "linear")
+    site.stats["abs_max"] = x.abs().amax(0).float()
+    family = METHODS["llm_int8"].recipe({}).family
+    given = Unit([site], [Dense(w.float())])
+    (ours,) = family.build(given, family.menu(given).sizes[0])
+    torch.testing.assert_close(ours(x.float()), theirs, rtol=1e-4, atol=1e-4)

@@ -71,7 +71,7 @@ def _problem(layer: nn.Module) -> str | None:
         return "its codes are not evenly spaced, or its scales are codes themselves"
     if op.bits not in (2, 4, 8):
         return f"codes of {op.bits} bits, not 2, 4 or 8"
-    if op.shape[1] % min(op.group, op.shape[1]):
+    if op.shape[1] % op.group:
         return f"groups of {op.group} that do not divide {op.shape[1]} inputs"
     return None
 
@@ -97,7 +97,7 @@ def _groups(held: dict[str, Any]) -> dict[str, Any]:
     schemes: dict[tuple[int, int, bool], list[str]] = {}
     for path, layer in held.items():
         op = layer.operator
-        key = op.bits, min(op.group, op.shape[1]), op.zero is None
+        key = op.bits, op.group, op.zero is None
         schemes.setdefault(key, []).append(path)
     return {
         f"group_{i}": {

@@ -48,6 +48,7 @@ from .rectified import Rectified
 from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
+from .rounded_inputs import RoundedInputs
 from .routed import Routed
 from .row_sparse import RowSparse, column_type
 from .scaled import Scaled
@@ -113,6 +114,7 @@ __all__ = [
     "Reflections",
     "Repeated",
     "Rope",
+    "RoundedInputs",
     "Routed",
     "RowNormalised",
     "RowSparse",

@@ -150,8 +150,14 @@ def _grouped(weight: Tensor, group: int) -> Tensor:  # (out, in) -> (out, groups
         raise ValueError("a weight on the meta device has no values to quantise: load it first")
     if not bool(weight.isfinite().all()):
         raise ValueError("weight holds NaN or infinite values: mend them before quantising")
+    group = _within(group, weight)
     wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     return F.pad(wide, (0, -weight.shape[1] % group)).unflatten(1, (-1, group))
+
+
+def _within(group: int, weight: Tensor) -> int:
+    """A group is at most a row: what is longer would be filled up with zeros."""
+    return min(group, max(1, weight.shape[1]))
 
 
 def _positive(scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -180,4 +186,4 @@ def _quantised(
 ) -> Quantised:
     shape = (weight.shape[0], weight.shape[1])
     packed = pack(codes.flatten(1)[:, : shape[1]], bits)
-    return Quantised(packed, scale, shape, bits, group, zero, levels)
+    return Quantised(packed, scale, shape, bits, _within(group, weight), zero, levels)

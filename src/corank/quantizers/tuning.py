@@ -125,6 +125,7 @@ class _Tuning:
 def round_through(weight: Tensor, bits: int, group: int, shift: Tensor, clip: Tensor) -> Tensor:
     """What `quantise_shifted` decodes to, with gradients that pass rounding unchanged."""
     into, top = weight.shape[1], 2**bits - 1
+    group = min(group, into)
     grouped, moved = (
         F.pad(x.float(), (0, -into % group)).unflatten(1, (-1, group)) for x in (weight, shift)
     )

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..calibration import Batches, Loss
-from ..metrics import second_moment
+from ..metrics import euclidean, second_moment
 from ..models import Site
 from ..quantizers import as_tuned, error_feedback, greedy_paths, tune_rounding
 from ..quantizers import round_to_nearest as nearest
 from ..registry import Healing, Look, Paper, Recipe, method
 from ..rewrites import quantisation
+from ..rewrites.outlier_columns import outlier_columns
 from .bits import Bits, with_bits
+
+WHOLE_ROW = 2**30  # a group longer than any row
 
 
 @method(
@@ -88,6 +91,30 @@ def signround(bits: int = 4, group: int = 64, steps: int = 200) -> Recipe:
         tune_rounding(model, sites, data, bits, group, steps)
 
     return Recipe(quantisation(as_tuned(bits, group)), look=Look(find, frozenset()))
+
+
+@method(
+    Paper(
+        "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale",
+        "2208.07339",
+        "the abstract and bitsandbytes, whose codes ours equal: a scale for each row of the "
+        "inputs and each output, input columns with outliers above 6 in 16 bits",
+        "the outliers are those that calibration saw, not each batch's own; rows' scales leave "
+        "them out; the codes are multiplied as whole numbers in floats, on every device, not by "
+        "bitsandbytes' kernels",
+    ),
+    area="quantize",
+    laws=("rounds_inputs",),
+)
+def llm_int8(threshold: float = 6.0) -> Recipe:
+    """Codes of 8 bits for weights and inputs, but floats for inputs above `threshold` > 0.
+
+    A dry run, which sees no inputs, counts no columns of floats.
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold must be above 0, got {threshold}")
+    rows = nearest(8, WHOLE_ROW, symmetric=True)
+    return Recipe(outlier_columns(rows, 8, threshold, euclidean()))
 
 
 @method(
