@@ -11,6 +11,7 @@ from corank.calibration import batches
 from corank.models import find_sites, read
 from corank.operators import Sparse
 from corank.probes import super_weights
+from corank.probes.super_weights import Largest, _largest
 from tests.verbs.models import tiny_mlp, tokens, vectors
 
 ROW, COLUMN = 7, 11
@@ -45,6 +46,12 @@ def test_the_weight_behind_the_spike_is_found_and_the_model_stays():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     plain = llama(planted=False)
     assert not any(super_weights(plain, find_sites(plain), batches(tokens())).values())
+
+
+def test_the_input_is_that_of_the_token_with_the_largest_output():
+    x, y = torch.zeros(3, 4), torch.zeros(3, 5)
+    x[0, 1], x[2, 3], y[2, 4], y[0, 2] = 9.0, -8.0, -7.0, 6.0
+    assert _largest(x, y) == Largest(7.0, 8.0, 4, 3)
 
 
 def test_a_second_one_is_found_behind_the_first():

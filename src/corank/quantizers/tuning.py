@@ -15,7 +15,8 @@ from ..calibration import Batches
 from ..calibration.running import device_of, untouched
 from ..calibration.streams import BlockCall, capture, only_stack
 from ..errors import SiteError
-from ..models import Site, read
+from ..models import Site, install, read, snapshot
+from ..operators import Dense
 
 #: What is learnt of a weight: a shift (out, in) in [-1/2, 1/2], in units of the scale, and factors
 #: (2, out, groups) in [0, 1] of the ends of each group's range.
@@ -23,9 +24,11 @@ SHIFT, CLIP = "shift", "clip"
 
 Learnt = dict[str, tuple[Tensor, Tensor]]  # path in the block -> shift, factors
 
-_TUNED = ("linear", "conv1d_transposed")
+_TUNED = ("linear", "conv1d_transposed", "conv")
+_WEIGHT = "operator.weight"
 
 
+@torch.no_grad()
 def tune_rounding(
     model: nn.Module, sites: Sequence[Site], data: Batches, bits: int, group: int, steps: int
 ) -> None:
@@ -43,27 +46,44 @@ def tune_rounding(
     except SiteError as error:
         remedy = "Use a method that takes each weight alone, such as gptq or awq"
         raise SiteError(error.site, error.problem, remedy) from None
-    with untouched(model):
-        with torch.no_grad():
-            captured = [capture(model, stack, batch, device) for batch in data]
-        original = [hidden for hidden, _ in captured]
-        current = [hidden.clone() for hidden in original]
-        for index, (name, block) in enumerate(stack):
-            calls = [made[index] for _, made in captured]
-            inside = {
-                site.name.removeprefix(f"{name}."): site
-                for site in sites
-                if site.name.startswith(f"{name}.") and site.kind in _TUNED
-            }
-            wholes = {path: read(model, site).dense().detach() for path, site in inside.items()}
-            tuning = _Tuning(block, inside, wholes, bits, group)
-            with torch.no_grad():
-                original = [tuning.run(None, c, x) for c, x in zip(calls, original, strict=True)]
-            learnt = tuning.learn(calls, current, original, steps)
+    tuned = [site for site in sites if site.kind in _TUNED]
+    undo = snapshot(model, tuned)
+    try:
+        for site in tuned:
+            install(model, site, Dense(read(model, site).dense().detach()))
+        with untouched(model):
+            _walk(
+                stack, tuned, [capture(model, stack, x, device) for x in data], bits, group, steps
+            )
+    finally:
+        undo()
+
+
+def _walk(
+    stack: Sequence[tuple[str, nn.Module]],
+    sites: Sequence[Site],
+    captured: Sequence[tuple[Tensor, list[BlockCall]]],
+    bits: int,
+    group: int,
+    steps: int,
+) -> None:
+    original = [hidden for hidden, _ in captured]
+    current = [hidden.clone() for hidden in original]
+    for index, (name, block) in enumerate(stack):
+        calls = [made[index] for _, made in captured]
+        inside = {s.name[len(name) + 1 :]: s for s in sites if s.name.startswith(f"{name}.")}
+        tuning = _Tuning(block, bits, group, {
+            path: block.get_parameter(f"{path}.{_WEIGHT}").detach() for path in inside
+        })  # fmt: skip
+        original = [tuning.run({}, c, x) for c, x in zip(calls, original, strict=True)]
+        if inside:
+            generator = next(iter(inside.values())).generator()
+            learnt = tuning.learn(calls, current, original, steps, generator)
             for path, site in inside.items():
                 site.stats[SHIFT], site.stats[CLIP] = learnt[path]
-            with torch.no_grad():
-                current = [tuning.run(learnt, c, x) for c, x in zip(calls, current, strict=True)]
+        current = [
+            tuning.run(learnt if inside else {}, c, x) for c, x in zip(calls, current, strict=True)
+        ]
 
 
 @final
@@ -72,18 +92,16 @@ class _Tuning:
     """One block, and its weights by their paths in it."""
 
     block: nn.Module
-    sites: Mapping[str, Site]
-    wholes: Mapping[str, Tensor]
     bits: int
     group: int
+    wholes: Mapping[str, Tensor]
 
-    def run(self, learnt: Learnt | None, block_call: BlockCall, x: Tensor) -> Tensor:
-        """The block's output with the weights rounded as learnt, or whole."""
-        weights = {}
-        for path, (shift, clip) in (learnt or {}).items():
-            made = round_through(self.wholes[path], self.bits, self.group, shift, clip)
-            transposed = self.sites[path].kind == "conv1d_transposed"
-            weights[f"{path}.weight"] = made.mT if transposed else made
+    def run(self, learnt: Learnt, block_call: BlockCall, x: Tensor) -> Tensor:
+        """The block's output, with those weights rounded that something is learnt of."""
+        weights = {
+            f"{path}.{_WEIGHT}": round_through(self.wholes[path], self.bits, self.group, *pair)
+            for path, pair in learnt.items()
+        }
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return functional_call(self.block, weights, args, kwargs)
@@ -91,34 +109,33 @@ class _Tuning:
         return block_call.run(forward, x.clone())
 
     def learn(
-        self, calls: Sequence[BlockCall], inputs: list[Tensor], wanted: list[Tensor], steps: int
+        self,
+        calls: Sequence[BlockCall],
+        inputs: list[Tensor],
+        wanted: list[Tensor],
+        steps: int,
+        generator: torch.Generator,
     ) -> Learnt:
         """What errs least, relative to plain rounding, on the batch of its step."""
         learnt = {path: _start(w, self.group) for path, w in self.wholes.items()}
-        best = _copy(learnt)
-        if not learnt:
-            return best
+        least, best = 1.0, _copy(learnt)
         leaves = [leaf for pair in learnt.values() for leaf in pair]
 
         def error(i: int) -> Tensor:
             return F.mse_loss(self.run(learnt, calls[i], inputs[i]).float(), wanted[i].float())
 
-        with torch.no_grad():
-            plain = [float(error(i)) for i in range(len(calls))]
-        least = 1.0
-        generator = next(iter(self.sites.values())).generator()
+        plain = [float(error(i)) for i in range(len(calls))]
         for step, i in enumerate(_order(len(calls), steps, generator)):
             with torch.enable_grad():
                 loss = error(i)
             if plain[i] > 0 and float(loss.detach()) / plain[i] < least:
                 least, best = float(loss.detach()) / plain[i], _copy(learnt)
             gradients = torch.autograd.grad(loss, leaves)
-            with torch.no_grad():
-                for leaf, gradient in zip(leaves, gradients, strict=True):
-                    leaf -= gradient.sign() * (1 - step / steps) / steps
-                for shift, clip in learnt.values():
-                    shift.clamp_(-0.5, 0.5)
-                    clip.clamp_(0, 1)
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                leaf -= gradient.sign() * (1 - step / steps) / steps
+            for shift, clip in learnt.values():
+                shift.clamp_(-0.5, 0.5)
+                clip.clamp_(0, 1)
         return best
 
 

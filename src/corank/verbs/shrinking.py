@@ -100,7 +100,7 @@ def shrink(
         return report
     for site in sites:
         require_finite(model, site)
-        if verb == "quantize":
+        if verb == "quantize" or options.original is None:  # what repairs codes has an original
             require_unquantised(read(model, site), site)
         if options.original is not None:
             site.pool.setdefault("originals", {})[site.name] = read(options.original, site)
