@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -39,13 +38,13 @@ def round_to_nearest(bits: int = 4, group: int = 64, symmetric: bool = False) ->
 def as_tuned(bits: int = 4, group: int = 64) -> Quantizer:
     """Rounding with the shift and the factors that `tuning.tune_rounding` left at a site.
 
-    A site that stands in no block has none, and is rounded to nearest.
+    A site that stands in no block has no factors, and a shift of zero.
     """
 
     def apply(weight: Tensor, site: Site) -> Quantised:
-        return quantise_shifted(weight, bits, group, site.stats.get(SHIFT), site.stats.get(CLIP))
+        return quantise_shifted(weight, bits, group, site.stats[SHIFT], site.stats.get(CLIP))
 
-    return replace(round_to_nearest(bits, group), apply=apply)
+    return Quantizer(apply, round_to_nearest(bits, group).counts, frozenset({SHIFT, CLIP}))
 
 
 def to_normal_float(bits: int = 4, group: int = 64, double: bool = False) -> Quantizer:

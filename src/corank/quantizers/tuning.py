@@ -32,12 +32,13 @@ _WEIGHT = "operator.weight"
 def tune_rounding(
     model: nn.Module, sites: Sequence[Site], data: Batches, bits: int, group: int, steps: int
 ) -> None:
-    """Leave a shift and factors in the statistics of the sites in blocks, the model as it was.
+    """Leave a shift in the statistics of all sites, and factors in those of sites in blocks.
 
     Each block in turn, on what the blocks before it give once they are quantised, is to give what
     it gives in the original model: for `steps` batches, in a seeded order, everything learnt moves
     by the sign of the mean squared error's gradient, times 1 / steps, decaying linearly. What had
-    the least error, relative to that of plain rounding on the same batch, is kept.
+    the least error, relative to that of plain rounding on the same batch, is kept. The model is
+    left as it was.
 
     Raises SiteError for a model without exactly one plain sequence of blocks.
     """
@@ -46,6 +47,8 @@ def tune_rounding(
     except SiteError as error:
         remedy = "Use a method that takes each weight alone, such as gptq or awq"
         raise SiteError(error.site, error.problem, remedy) from None
+    for site in sites:
+        site.stats[SHIFT] = torch.zeros(1, 1).expand(site.shape)
     tuned = [site for site in sites if site.kind in _TUNED]
     undo = snapshot(model, tuned)
     try:

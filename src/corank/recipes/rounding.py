@@ -11,6 +11,7 @@ from ..metrics import euclidean, second_moment
 from ..models import Site
 from ..quantizers import as_tuned, error_feedback, greedy_paths, tune_rounding
 from ..quantizers import round_to_nearest as nearest
+from ..quantizers.tuning import CLIP, SHIFT
 from ..registry import Healing, Look, Paper, Recipe, method
 from ..rewrites import quantisation
 from ..rewrites.outlier_columns import outlier_columns
@@ -90,7 +91,7 @@ def signround(bits: int = 4, group: int = 64, steps: int = 200) -> Recipe:
     def find(model: nn.Module, sites: Sequence[Site], data: Batches, loss: Loss | None) -> None:
         tune_rounding(model, sites, data, bits, group, steps)
 
-    return Recipe(quantisation(as_tuned(bits, group)), look=Look(find, frozenset()))
+    return Recipe(quantisation(as_tuned(bits, group)), look=Look(find, frozenset({SHIFT, CLIP})))
 
 
 @method(

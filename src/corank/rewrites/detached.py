@@ -12,6 +12,7 @@ from ..metrics import Measure
 from ..models import Site
 from ..operators import Operator, Sparse
 from ..quantizers import Quantizer
+from .factorwise import only_matrix
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -34,13 +35,13 @@ def detached(
 
     def build(unit: Unit, size: int) -> list[Operator]:
         (site,), (op,) = unit.sites, unit.ops
+        weight = only_matrix(op, site)
         places = torch.cat([site.stats[name] for name in names]).long()
         if size > len(places):
             raise SiteError(
                 site.where, f"{size} numbers are to be detached and {len(places)} were chosen",
                 "Ask for at most so many",
             )  # fmt: skip
-        weight = op.dense().detach()
         places = places[:size].to(weight.device)
         return [detach(weight, places, len(site.stats[OUTLIERS]), lambda w: quantizer(w, site))]
 

@@ -10,6 +10,7 @@ from ..errors import SiteError
 from ..metrics import Measure
 from ..operators import Dense, Operator, Product, RoundedInputs, Select
 from ..quantizers import Quantizer
+from .factorwise import only_matrix
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -40,7 +41,7 @@ def _build(quantizer: Quantizer, input_bits: int, unit: Unit, size: int) -> list
             site.where, "an embedding reads no inputs that could be rounded",
             "Leave it out of the targets",
         )  # fmt: skip
-    weight, into = op.dense().detach(), site.shape[1]
+    weight, into = only_matrix(op, site), site.shape[1]
     order = site.stats["abs_max"].to(weight.device).argsort(descending=True, stable=True)
     if size == 0:
         return [RoundedInputs(quantizer(weight, site), input_bits)]
