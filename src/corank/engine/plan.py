@@ -64,7 +64,9 @@ def make_plan(
             "weights), size= (of the whole model) and rank= (of every site)"
         )
     if rank is not None:
-        _require_ranks(recipe.family, units)
+        only = only_sizes(recipe, units)
+        if units and only is not None and None not in only:
+            raise ValueError("the method has one size and no ranks: leave rank= out")
         return Plan(
             units, [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
         )
@@ -102,12 +104,6 @@ def rounded(menu: Menu, multiple: int) -> Menu:
     return menu.at([
         i for i, size in enumerate(menu.sizes) if not isinstance(size, int) or size % multiple == 0
     ])  # fmt: skip
-
-
-def _require_ranks(family: Family, units: Sequence[Unit]) -> None:
-    menus = [family.menu(unit).sizes for unit in units]
-    if menus and all(len(sizes) == 1 and sizes[0] is not None for sizes in menus):
-        raise ValueError("the method has one size, and no ranks to choose from: leave rank= out")
 
 
 def _checked(unit: Unit, rank: object) -> int:
