@@ -55,9 +55,8 @@ def tune_rounding(
         for site in tuned:
             install(model, site, Dense(read(model, site).dense().detach()))
         with untouched(model):
-            _walk(
-                stack, tuned, [capture(model, stack, x, device) for x in data], bits, group, steps
-            )
+            captured = [capture(model, stack, batch, device) for batch in data]
+            _walk(stack, tuned, captured, bits, group, steps)
     finally:
         undo()
 
@@ -133,9 +132,10 @@ class _Tuning:
                 loss = error(i)
             if plain[i] > 0 and float(loss.detach()) / plain[i] < least:
                 least, best = float(loss.detach()) / plain[i], _copy(learnt)
-            gradients = torch.autograd.grad(loss, leaves)
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
             for leaf, gradient in zip(leaves, gradients, strict=True):
-                leaf -= gradient.sign() * (1 - step / steps) / steps
+                if gradient is not None:  # of an expert that no token was sent to
+                    leaf -= gradient.sign() * (1 - step / steps) / steps
             for shift, clip in learnt.values():
                 shift.clamp_(-0.5, 0.5)
                 clip.clamp_(0, 1)

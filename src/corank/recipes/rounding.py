@@ -75,7 +75,7 @@ def gpfq(bits: Bits = 4, group: int = 64, symmetric: bool = False) -> Recipe:
         "each block on what the quantised ones before it give, the best kept",
         "best is relative to plain rounding on the step's batch; every token of a batch counts; "
         "codes have zero points always; what stands in no block is rounded to nearest; the "
-        "library itself is not called: it takes models by its own loader and data by name",
+        "library itself is not called: it takes language models with their tokenizer only",
     ),
     area="quantize",
     laws=("quantises",),
