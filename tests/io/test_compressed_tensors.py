@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import corank
 from corank.errors import FormatError
 from corank.models import find_sites, read
+from tests.io.tiny import mixtral
 from tests.verbs.models import tiny_bert, tiny_llama, tokens
 
 FORMAT = "compressed-tensors"
@@ -110,6 +111,9 @@ def test_what_is_no_uniformly_quantised_transformers_model_is_refused(tmp_path):
     corank.quantize(mixed, "round_to_nearest", bits=8, targets=["q_proj"])
     with pytest.raises(FormatError, match="2 kinds of codes, some with zero points"):
         corank.save(mixed, tmp_path, format=FORMAT)
+    experts = quantised(build=mixtral, targets="attention")
+    with pytest.raises(FormatError, match=r"0\.mlp\.experts: transformers reads fused experts"):
+        corank.save(experts, tmp_path, format=FORMAT)
     with pytest.raises(FormatError, match="it holds no codes"):
         corank.save(tiny_llama(), tmp_path, format=FORMAT)
     with pytest.raises(FormatError, match=r"embeddings\.word_embeddings: it is no nn\.Linear"):
@@ -118,3 +122,21 @@ def test_what_is_no_uniformly_quantised_transformers_model_is_refused(tmp_path):
         corank.save(nn.Sequential(nn.Linear(2, 2)), tmp_path, format=FORMAT)
     with pytest.raises(ValueError, match="format must be 'corank' or 'compressed-tensors'"):
         corank.save(tiny_llama(), tmp_path, format="gguf")
+
+
+def test_a_full_disk_leaves_the_model_and_the_folder_as_they_were(tmp_path, monkeypatch):
+    model = quantised(bits=4)
+    corank.save(model, tmp_path / "m")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.modeling_utils.safe_save_file", full)
+        with pytest.raises(OSError, match="could not save to .*No space left"):
+            corank.save(model, tmp_path / "m", format=FORMAT)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()} == before
+    corank.save(model, tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(logits(again), logits(model))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import FormatError
 from ..layers import Linear
+from ..models import survey
 from ..operators import Quantised, pack
 from .attach import attach, detach
 from .skeletons import layers, unshared_state
@@ -33,6 +34,10 @@ def save_compressed_tensors(model: nn.Module, folder: Path, shard_bytes: int) ->
         )
     held: dict[str, Any] = dict(layers(model))
     problems = [f"{path}: {why}" for path, layer in held.items() if (why := _problem(layer))]
+    fused = {site.path for site in survey(model)[0] if site.kind == "expert"} - held.keys()
+    problems += [
+        f"{path}: transformers reads fused experts as codes only" for path in sorted(fused)
+    ]
     groups = _groups(held) if held and not problems else {}
     asymmetric = any(not group["weights"]["symmetric"] for group in groups.values())
     if asymmetric and len(groups) > 1:
