@@ -112,7 +112,7 @@ def test_what_is_no_uniformly_quantised_transformers_model_is_refused(tmp_path):
     with pytest.raises(FormatError, match="2 kinds of codes, some with zero points"):
         corank.save(mixed, tmp_path, format=FORMAT)
     experts = quantised(build=mixtral, targets="attention")
-    with pytest.raises(FormatError, match=r"0\.mlp\.experts: transformers reads fused experts"):
+    with pytest.raises(FormatError, match=r"0\.mlp\.experts: fused experts, which are read"):
         corank.save(experts, tmp_path, format=FORMAT)
     with pytest.raises(FormatError, match="it holds no codes"):
         corank.save(tiny_llama(), tmp_path, format=FORMAT)
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_model_and_the_folder_as_they_were(tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr("transformers.modeling_utils.safe_save_file", full)
-        with pytest.raises(OSError, match="could not save to .*No space left"):
+        with pytest.raises(OSError, match=r"could not save to .*No space left"):
             corank.save(model, tmp_path / "m", format=FORMAT)
     assert {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()} == before
     corank.save(model, tmp_path / "again")
