@@ -68,6 +68,15 @@ def test_quantising_writes_a_folder_of_the_bytes_it_told(capsys, bert, tmp_path)
     assert report["sections"]["disk"]["after"] < report["sections"]["disk"]["before"]
 
 
+def test_codes_are_written_for_others(capsys, bert, tmp_path):
+    out = tmp_path / "out"
+    report = run_json(capsys, "quantize", bert, "--method", "round_to_nearest", "--set", "group=32",
+                      "--format", "compressed-tensors", "--out", out)  # fmt: skip
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert config["quant_method"] == "compressed-tensors"
+    assert report["sections"]["disk"]["after"] < report["sections"]["disk"]["before"]
+
+
 def test_steps_by_flags_or_by_a_recipe_are_the_same(capsys, bert, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

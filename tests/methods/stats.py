@@ -23,6 +23,9 @@ def statistics(out: int, into: int, seed: int = 0) -> dict[str, torch.Tensor]:
         "output_gram": y.mT @ y / len(y),
         "fisher": torch.rand(out, into, generator=g).double() ** 4 + 1e-3,
         "gradient": torch.randn(out, into, generator=g).double(),
+        "outliers": torch.tensor([into + 3, 0, 5]),
+        "significant": torch.tensor([2 * into, 7]),
+        "shift": torch.rand(out, into, generator=g) / 10,
         "tokens": torch.tensor(float(len(x))),
     }
 

@@ -63,7 +63,10 @@ def test_is_documented_and_configurable(method):
         method.recipe({"no_such_parameter": 1})
 
 
-@everyone
+LINEAR = [m for m in COMPRESSES if "rounds_inputs" not in m.laws]
+
+
+@pytest.mark.parametrize("method", LINEAR, ids=[m.key for m in LINEAR])
 @shapes
 def test_forward_is_dense_linear_and_batched(method, shape):
     recipe = method.recipe({})
@@ -372,6 +375,52 @@ def test_more_bits_lose_less(method):
         losses.append(float(measure(recipe, given).loss(error)))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 1e-3 * losses[0]
+
+
+@law("detaches")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_detached_numbers_are_exact_and_counted_beside_the_codes(method, bits, dtype):
+    recipe = method.recipe({"bits": bits, "group": 16})
+    given = of(recipe, (24, 64), dtype)
+    (site,), weight = given.sites, given.ops[0].dense()
+    names = [name for name in ("outliers", "significant") if name in recipe.family.needs]
+    places = torch.cat([site.stats[name] for name in names])
+    assert recipe.family.menu(given).sizes == [len(places)]
+    for count in range(len(places) + 1):
+        (op,) = recipe.family.build(given, count)
+        assert recipe.family.counts(given, count) == [(op.numel(), op.bytes())]
+        made, kept = op.dense().flatten(), places[:count]
+        tolerance = torch.finfo(dtype).eps
+        torch.testing.assert_close(made[kept], weight.flatten()[kept], rtol=tolerance, atol=0)
+    with pytest.raises(ValueError, match="Ask for at most so many"):
+        recipe.family.build(given, len(places) + 1)
+
+
+@law("rounds_inputs")
+@shapes
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_rounded_inputs_meet_codes_and_the_largest_ones_floats(method, shape, dtype):
+    recipe = method.recipe({})
+    given = of(recipe, shape, dtype)
+    weight, largest = given.ops[0].dense(), given.sites[0].stats["abs_max"]
+    (chosen,) = recipe.family.menu(given).sizes
+    assert 0 < chosen == int((largest > 6).sum()) < shape[1]
+    x = (torch.randn(3, 2, shape[1]) * largest / 3).to(dtype)
+    for count in (0, 1, chosen, shape[1]):
+        (op,) = recipe.family.build(given, count)
+        assert recipe.family.counts(given, count) == [(op.numel(), op.bytes())]
+        floats = torch.zeros(shape[1], dtype=torch.bool)
+        floats[largest.topk(count).indices] = True
+        rounded, coarse = x.double(), weight.double().clone()
+        for part in (rounded, coarse):  # by rows, without the outliers
+            rest = part * ~floats
+            step = rest.abs().amax(-1, keepdim=True) / 127
+            part[..., ~floats] = ((rest / step.clamp_min(1e-30)).round() * step)[..., ~floats]
+        exact = dtype == torch.float64  # else scales are rounded, too
+        matrix, output = (1e-12, 1e-9) if exact else (0.01, 0.2)
+        torch.testing.assert_close(op.dense().double(), coarse, rtol=0, atol=matrix)
+        torch.testing.assert_close(op(x).double(), rounded @ coarse.mT, rtol=1e-2, atol=output)
 
 
 @law("beats_rounding")

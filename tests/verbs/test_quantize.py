@@ -13,16 +13,21 @@ from corank.registry import METHODS
 
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
-KEYS = [m.key for m in corank.methods("quantize") if "quantises" in m.laws]
+KEYS = [m.key for m in corank.methods("quantize") if {"quantises", "detaches"} & {*m.laws}]
 TRAINED = ["qlora", "loftq", "lq_lora", "int21"]
 
 
 def quick(key):
     """A small rank, and no minutes of healing."""
     recipe = METHODS[key].recipe({})
-    return ({} if recipe.rank is None else {"rank": 4}) | (
-        {"heal_minutes": 0} if recipe.heal else {}
-    )
+    options = {} if recipe.rank is None else {"rank": 4}
+    if recipe.heal:
+        options["heal_minutes"] = 0
+    if "steps" in METHODS[key].parameters:
+        options["steps"] = 2
+    if key == "requant":  # BERT without a head has no loss of its own
+        options["loss"] = lambda model, batch: model(**batch)[0].square().mean()
+    return options
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_bert], ids=["llama", "bert"])

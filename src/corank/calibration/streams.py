@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ class BlockCall:
             return cls((*args[:key], None, *args[key + 1 :]), plain, key)
         return cls(args, plain | {key: None}, key)
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def run(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """The block's output for `hidden` in the place of the stream."""
         if isinstance(self.key, int):
             args = (*self.args[: self.key], hidden, *self.args[self.key + 1 :])

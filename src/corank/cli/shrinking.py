@@ -26,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser, what: argparse._ActionsContai
     budget.add_argument("--size", metavar="SIZE", help="of the whole model: 1.2GB, or 1.1B numbers")
     budget.add_argument("--rank", type=int, metavar="R", help="of every target")
     options.add_output(parser)
+    parser.add_argument(
+        "--format", choices=("corank", "compressed-tensors"), default="corank",
+        help="of OUT; the second is for codes alone, and is read without corank",
+    )  # fmt: skip
     options.add_data(parser, "for methods that need it")
     how = parser.add_argument_group("method")
     options.add_targets(how)
@@ -73,7 +77,7 @@ def run(
             tokenizer=tokenizer, progress=tell, **parameters,
         )  # fmt: skip
         tell("saving", 0.0)
-        save(model, out, tokenizer, source=arguments.folder)
+        save(model, out, tokenizer, source=arguments.folder, format=arguments.format)
         sizes = {"before": folder_bytes(arguments.folder), "after": folder_bytes(out)}
         report.sections["disk"] = sizes
         if original is not None:

@@ -64,6 +64,9 @@ def make_plan(
             "weights), size= (of the whole model) and rank= (of every site)"
         )
     if rank is not None:
+        only = only_sizes(recipe, units)
+        if units and only is not None and None not in only:
+            raise ValueError("the method has one size and no ranks: leave rank= out")
         return Plan(
             units, [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
         )

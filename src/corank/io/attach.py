@@ -28,8 +28,7 @@ def attach(model: nn.Module) -> None:
         quantizer: Any = getattr(part, "hf_quantizer", None)
         attached = isinstance(quantizer, CorankQuantizer)
         if next(layers(part), None) is None or holds_foreign(part):
-            if attached:
-                _detach(part, quantizer)
+            detach(part)
         elif not attached:
             config = CorankConfig(**skeleton_of(part))
             part.config.quantization_config, part.hf_quantizer = config, CorankQuantizer(config)
@@ -44,7 +43,13 @@ def holds_foreign(model: nn.Module) -> bool:
     return any(isinstance(module, Foreign) for module in model.modules())
 
 
-def _detach(part: Any, quantizer: Any) -> None:
+def detach(part: Any) -> None:
+    """Take our quantiser and configuration from a transformers model that has them."""
+    from .quantizer import CorankQuantizer
+
+    quantizer: Any = getattr(part, "hf_quantizer", None)
+    if not isinstance(quantizer, CorankQuantizer):
+        return
     if quantizer.conversions is None:
         del part._weight_conversions
     else:

@@ -7,12 +7,13 @@ import os
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from ..errors import FormatError
 from .attach import attach, holds_foreign
+from .compressed_tensors import save_compressed_tensors
 from .folder import WEIGHTS, replace_folder
 from .plain import save_plain
 from .record import record, seal
@@ -31,6 +32,7 @@ def save(
     *,
     source: str | os.PathLike[str] | None = None,
     max_shard_size: int | str = "5GB",
+    format: Literal["corank", "compressed-tensors"] = "corank",
 ) -> None:
     """Write a model with its operators, replacing the folder `path` whole or not at all.
 
@@ -42,11 +44,18 @@ def save(
     source: the folder the model came from: its small files (tokenizer, card, modules.json and the
         modules it names) are copied unless the model or the tokenizer wrote their own.
     max_shard_size: bytes, or "5GB", per tensor file.
+    format: "compressed-tensors" is what transformers, with that package, and vLLM read without
+        corank. It holds evenly spaced codes of 2, 4 or 8 bits, with nothing beside them, in groups
+        that divide the inputs of an nn.Linear of a transformers model; the weights stay the same
+        bit for bit, but nothing of corank's is in it: loaded again it is not corank's to rewrite.
 
     The old files of `path` that are no weights stay. Raises FormatError for a `path` that holds
-    something else than a model, ValueError for a model on the meta device or a bad size, OSError
-    naming `path` when the disk is full or read-only; the old folder is then untouched.
+    something else than a model, or for sites that `format` cannot express, with the reasons;
+    ValueError for a model on the meta device or a bad size or format; OSError naming `path` when
+    the disk is full or read-only; the old folder is then untouched.
     """
+    if format not in ("corank", "compressed-tensors"):
+        raise ValueError(f"format must be 'corank' or 'compressed-tensors', got {format!r}")
     shard_bytes = parse_bytes(max_shard_size)
     model = getattr(model, "_orig_mod", model)  # under torch.compile
     if holds_foreign(model):
@@ -58,7 +67,9 @@ def save(
     if source is not None:
         companions(Path(source))  # refused before anything is written
     with replace_folder(path) as folder:
-        if hasattr(model, "save_pretrained"):
+        if format == "compressed-tensors":
+            save_compressed_tensors(model, folder, shard_bytes)
+        elif hasattr(model, "save_pretrained"):
             _save_pretrained(model, folder, shard_bytes)
             for config in sorted(folder.rglob("config.json")):
                 _record_files(config)

@@ -32,8 +32,8 @@ def require_unquantised(op: Operator, site: Site) -> None:
     if any(isinstance(part, Quantised) for part in op.modules()):
         raise SiteError(
             site.where,
-            "it is quantised already, and rounding codes again only adds error",
-            "Quantise the original model, or call corank.merge(model) first.",
+            "it is quantised already, and a method that takes floats adds its error to the codes'",
+            "Start from the original model, or call corank.merge(model) first.",
         )
 
 

@@ -38,6 +38,7 @@ from .quantise import (
     normal_float,
     quantise_codebook,
     quantise_scales,
+    quantise_shifted,
     quantise_signs,
     quantise_ternary,
     quantise_uniform,
@@ -47,6 +48,7 @@ from .rectified import Rectified
 from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
+from .rounded_inputs import RoundedInputs
 from .routed import Routed
 from .row_sparse import RowSparse, column_type
 from .scaled import Scaled
@@ -112,6 +114,7 @@ __all__ = [
     "Reflections",
     "Repeated",
     "Rope",
+    "RoundedInputs",
     "Routed",
     "RowNormalised",
     "RowSparse",
@@ -155,6 +158,7 @@ __all__ = [
     "pack",
     "quantise_codebook",
     "quantise_scales",
+    "quantise_shifted",
     "quantise_signs",
     "quantise_ternary",
     "quantise_uniform",

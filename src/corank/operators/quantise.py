@@ -21,18 +21,39 @@ def quantise_uniform(
     2..8, `group` counts neighbours in a row. The scales are in the dtype of `weight`.
     Raises ValueError for other bits, NaN or infinite weights, or weights on the meta device.
     """
+    if not symmetric:
+        return quantise_shifted(weight, bits, group)
     _require_bits(bits)
     grouped = _grouped(weight, group)  # (out, groups, group) fp32 or fp64
-    if symmetric:
-        top = 2 ** (bits - 1) - 1
-        scale = _positive(grouped.abs().amax(-1) / top, weight.dtype)
-        codes = (grouped / _wide(scale)).round().clamp(-top, top) + (top + 1)
-        return _quantised(weight, codes, scale, bits, group, None, None)
-    top = 2**bits - 1
+    top = 2 ** (bits - 1) - 1
+    scale = _positive(grouped.abs().amax(-1) / top, weight.dtype)
+    codes = (grouped / _wide(scale)).round().clamp(-top, top) + (top + 1)
+    return _quantised(weight, codes, scale, bits, group, None, None)
+
+
+def quantise_shifted(
+    weight: Tensor,
+    bits: int = 4,
+    group: int = 64,
+    shift: Tensor | None = None,
+    clip: Tensor | None = None,
+) -> Quantised:
+    """As `quantise_uniform`, not symmetric, of numbers moved before they are rounded.
+
+    `shift` (out, in) is added in units of the scale, and the values span the group's range, whose
+    ends are first multiplied by `clip` (2, out, groups), the lower one by the first.
+    """
+    _require_bits(bits)
+    grouped, top = _grouped(weight, group), 2**bits - 1
     low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+    if clip is not None:
+        low, high = low * clip[0].to(low), high * clip[1].to(high)
     scale = _positive((high - low) / top, weight.dtype)
     zero = (-low / scale.to(low.dtype)).round().clamp(0, top)
-    codes = ((grouped / _wide(scale)).round() + zero[..., None]).clamp(0, top)
+    wanted = grouped / _wide(scale)
+    if shift is not None:
+        wanted = wanted + _grouped(shift, group).to(wanted)
+    codes = (wanted.round() + zero[..., None]).clamp(0, top)
     return _quantised(weight, codes, scale, bits, group, zero.to(torch.uint8), None)
 
 
@@ -129,8 +150,14 @@ def _grouped(weight: Tensor, group: int) -> Tensor:  # (out, in) -> (out, groups
         raise ValueError("a weight on the meta device has no values to quantise: load it first")
     if not bool(weight.isfinite().all()):
         raise ValueError("weight holds NaN or infinite values: mend them before quantising")
+    group = _within(group, weight)
     wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     return F.pad(wide, (0, -weight.shape[1] % group)).unflatten(1, (-1, group))
+
+
+def _within(group: int, weight: Tensor) -> int:
+    """A group is at most a row: what is longer would be filled up with zeros."""
+    return min(group, max(1, weight.shape[1]))
 
 
 def _positive(scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -159,4 +186,4 @@ def _quantised(
 ) -> Quantised:
     shape = (weight.shape[0], weight.shape[1])
     packed = pack(codes.flatten(1)[:, : shape[1]], bits)
-    return Quantised(packed, scale, shape, bits, group, zero, levels)
+    return Quantised(packed, scale, shape, bits, _within(group, weight), zero, levels)

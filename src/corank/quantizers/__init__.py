@@ -1,12 +1,16 @@
 """Quantisers behind one face: a matrix in, an operator of few bits out."""
 
+from .clipped import clipped
 from .feedback import error_feedback, greedy_paths
 from .learned import learned_scales
-from .nearest import round_to_nearest, to_normal_float, to_signs, to_ternary
+from .nearest import as_tuned, round_to_nearest, to_normal_float, to_signs, to_ternary
 from .quantizer import Quantizer
+from .tuning import tune_rounding
 
 __all__ = [
     "Quantizer",
+    "as_tuned",
+    "clipped",
     "error_feedback",
     "greedy_paths",
     "learned_scales",
@@ -14,4 +18,5 @@ __all__ = [
     "to_normal_float",
     "to_signs",
     "to_ternary",
+    "tune_rounding",
 ]

@@ -8,17 +8,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..models import Site
 from ..operators import (
     Quantised,
     normal_float,
     quantise_codebook,
     quantise_scales,
+    quantise_shifted,
     quantise_signs,
     quantise_ternary,
     quantise_uniform,
 )
 from ..operators.packing import packed_width
 from .quantizer import Quantizer
+from .tuning import CLIP, SHIFT
 
 #: A scale of double quantisation: 8 bits, and a scale and a zero point for each 256 of them.
 SCALE_BITS, SCALE_GROUP = 8, 256
@@ -30,6 +33,18 @@ def round_to_nearest(bits: int = 4, group: int = 64, symmetric: bool = False) ->
         raise ValueError(f"bits must be 2, 3, ... or 8, got {bits}")
     quantise = partial(quantise_uniform, bits=bits, group=group, symmetric=symmetric)
     return _in_groups(quantise, bits, group, zeros=not symmetric)
+
+
+def as_tuned(bits: int = 4, group: int = 64) -> Quantizer:
+    """Rounding with the shift and the factors that `tuning.tune_rounding` left at a site.
+
+    A site that stands in no block has no factors, and a shift of zero.
+    """
+
+    def apply(weight: Tensor, site: Site) -> Quantised:
+        return quantise_shifted(weight, bits, group, site.stats[SHIFT], site.stats.get(CLIP))
+
+    return Quantizer(apply, round_to_nearest(bits, group).counts, frozenset({SHIFT, CLIP}))
 
 
 def to_normal_float(bits: int = 4, group: int = 64, double: bool = False) -> Quantizer:

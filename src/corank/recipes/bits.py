@@ -16,7 +16,7 @@ def with_bits(bits: Bits, family: Callable[[int], Family], **recipe: Any) -> Rec
     """The recipe of `family(bits)`, or one that chooses bits, and ranks where there are any."""
     if isinstance(bits, int):
         return Recipe(family(bits), **recipe)
-    if not bits:
-        raise ValueError("bits=[]: name one number of bits, or several to choose from")
+    if not isinstance(bits, Sequence) or not bits:
+        raise ValueError(f"bits={bits!r}: name one number of bits, or several to choose from")
     recipe = {name: value for name, value in recipe.items() if name != "rank"}
     return Recipe(any_of({b: family(b) for b in bits}), allocate="greedy", **recipe)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from ..calibration import Batches, Loss
 from ..calibration.inputs import Watch
 from ..control import Control
 from ..models import Site
@@ -57,6 +58,18 @@ class Healing:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One more look at the model, after calibration, on the same data.
+
+    `find(model, sites, data, loss)` leaves the statistics `finds` in each site, for the family to
+    read, and the model as it was.
+    """
+
+    find: Callable[[nn.Module, Sequence[Site], Batches, Loss | None], None]
+    finds: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One configured method: its parts, empty ones meaning 'as usual'.
 
@@ -64,7 +77,8 @@ class Recipe:
     names the default allocator, and `rank` a default rank where the method has no budget;
     `cascade` takes each site's inputs from the model compressed so far; `trains` leaves
     only the low-rank factors of the rewritten sites trainable, only the norms, or only what decides
-    how their codes are rounded; `heal` is the training that follows.
+    how their codes are rounded; `heal` is the training that follows; `look` finds the statistics
+    that calibration cannot collect.
     """
 
     family: Family
@@ -74,6 +88,12 @@ class Recipe:
     cascade: Cascade | None = None
     trains: Trains | None = None
     heal: Healing | None = None
+    look: Look | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics that calibration collects."""
+        return self.family.needs - (self.look.finds if self.look else frozenset())
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,16 @@ def factorwise(quantizer: Quantizer, unit: Unit) -> list[Operator]:
     return [_whole(quantizer, op, s, done) for s, op in zip(unit.sites, unit.ops, strict=True)]
 
 
+def only_matrix(op: Operator, site: Site) -> Tensor:
+    """The matrix of a `Dense`, for what cannot go matrix by matrix. Raises SiteError for others."""
+    if not isinstance(op, Dense):
+        raise SiteError(
+            site.where, f"a {type(op).__name__} stands there, and this method takes one matrix",
+            "Quantise it by another method, or call corank.merge(model) first",
+        )  # fmt: skip
+    return op.weight.detach()
+
+
 def count_factorwise(quantizer: Quantizer, unit: Unit) -> list[Counts]:
     """The numbers and bytes of `factorwise`, from shapes alone; what is shared, with the first."""
     seen: set[int] = set()

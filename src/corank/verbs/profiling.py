@@ -67,7 +67,7 @@ class Profile:
         self.dense = {site.name: read(model, site).dense().detach().float() for site in self.sites}
         self.file = folder / "profile.safetensors"
         every = [step for steps in listed for step in read_steps(steps)]
-        needs = frozenset({"mean"}).union(*(step.recipe.family.needs for step in every))
+        needs = frozenset({"mean"}).union(*(step.recipe.needs for step in every))
         collect(model, self.sites, needs | two_sided().needs, inputs, loss=options.loss)
         save_statistics(model, self.sites, self.file)
         names = "|".join(re.escape(site.name) for site in self.sites)

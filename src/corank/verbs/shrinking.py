@@ -100,7 +100,7 @@ def shrink(
         return report
     for site in sites:
         require_finite(model, site)
-        if verb == "quantize":
+        if verb == "quantize" or options.original is None:  # what repairs codes has an original
             require_unquantised(read(model, site), site)
         if options.original is not None:
             site.pool.setdefault("originals", {})[site.name] = read(options.original, site)
@@ -112,21 +112,23 @@ def shrink(
             options.data, tokenizer=options.tokenizer, count=options.count,
             sequence_length=options.sequence_length, batch_size=options.batch_size,
         )  # fmt: skip
-    elif (recipe.family.needs and stored is None) or recipe.cascade or healing:
+    elif (recipe.needs and stored is None) or recipe.cascade or recipe.look or healing:
         wanted = ", ".join(sorted(recipe.family.needs)) or "to run the model on"
         raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
     teacher = copy.deepcopy(model) if healing else None
     with unchanged_on_error(model, sites):
         started = perf_counter()
         told("calibration", 0.0)
-        if stored is not None and recipe.family.needs:
-            load_statistics(model, sites, stored, recipe.family.needs)
-        elif inputs is not None and recipe.family.needs:
-            report.notes += collect(model, sites, recipe.family.needs, inputs, loss=options.loss)
+        if stored is not None and recipe.needs:
+            load_statistics(model, sites, stored, recipe.needs)
+        elif inputs is not None and recipe.needs:
+            report.notes += collect(model, sites, recipe.needs, inputs, loss=options.loss)
             if statistics is not None:
                 save_statistics(model, sites, statistics)
         elif inputs is not None:
             report.notes += inputs.notes
+        if recipe.look is not None and inputs is not None:
+            recipe.look.find(model, sites, inputs, options.loss)
         seconds["calibration"] = perf_counter() - started
         started = perf_counter()
         plan = make_plan(model, groups, recipe, allocate=allocate, inputs=inputs, **budget)

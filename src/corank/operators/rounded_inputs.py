@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .cost import dense_flops
+from .operator import Operator, require_operators
+from .skeleton import storable
+
+
+@storable
+@final
+class RoundedInputs(Operator):
+    """x -> W round(x), each row of x rounded to 2**bits - 1 even steps up to its largest magnitude.
+
+    Not a linear map, though near one: `dense()` is W. `bits` is 2..8, so that the whole numbers
+    which meet W are exact in half precision too; the row's scale multiplies what comes out. Their
+    gradient passes the rounding unchanged.
+    """
+
+    linear = False
+
+    def __init__(self, operator: Operator, bits: int = 8) -> None:
+        super().__init__()
+        require_operators((operator,), "RoundedInputs")
+        if bits not in range(2, 9):
+            raise ValueError(f"RoundedInputs.bits must be 2, 3, ... or 8, got {bits}")
+        self.shape = operator.shape
+        self.operator, self.bits = operator, bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes, scale = self.round(x)
+        y: Tensor = self.operator(codes)
+        return (y * scale).to(y.dtype)
+
+    def round(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole numbers of the shape and dtype of x (..., in), and a scale (..., 1)."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        largest = wide.detach().abs().amax(-1, keepdim=True)
+        scale = torch.where(largest == 0, 1.0, largest / (2 ** (self.bits - 1) - 1))
+        steps = wide / scale
+        return (steps + (steps.round() - steps).detach()).to(x.dtype), scale
+
+    def dense(self) -> Tensor:
+        return self.operator.dense()
+
+    def flops(self, tokens: int) -> int:
+        return self.operator.flops(tokens) + 2 * tokens * sum(self.shape)
+
+
+@dense_flops.register
+def _dense_flops(op: RoundedInputs) -> int:
+    return dense_flops(op.operator)

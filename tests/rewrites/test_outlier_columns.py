@@ -1,0 +1,69 @@
+"""Rounded inputs, and the columns of outliers that stay floats, on operators and whole models."""
+
+import copy
+
+import pytest
+import torch
+
+import corank
+from corank.calibration.outputs import outputs
+from corank.operators import Dense, RoundedInputs, build, describe, is_linear
+from tests.verbs.models import tiny_bert, tiny_llama, tokens
+
+
+def test_a_row_of_inputs_is_rounded_to_its_own_steps():
+    w = torch.randn(5, 7, dtype=torch.float64)
+    op = RoundedInputs(Dense(w), 3)
+    x = torch.tensor([[3.0, 0.4, 0.6, -1.6, 2.4, 0.0, -3.0], [0.0] * 7]).double()
+    rounded = torch.tensor([[3.0, 0.0, 1.0, -2.0, 2.0, 0.0, -3.0], [0.0] * 7]).double()
+    torch.testing.assert_close(op(x), rounded @ w.mT)
+    torch.testing.assert_close(op(x / 7), rounded / 7 @ w.mT)
+    assert torch.equal(op.dense(), w)
+    assert not is_linear(op)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(op(x).sum(), x)
+    torch.testing.assert_close(gradient, w.sum(0).expand(2, 7))
+    again = build(describe(op), "cpu")
+    again.load_state_dict(op.state_dict())
+    assert torch.equal(again(x), op(x))
+    with pytest.raises(ValueError, match="bits must be 2, 3"):
+        RoundedInputs(Dense(w), 9)
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_bert], ids=["llama", "bert"])
+def test_a_whole_model_keeps_its_outliers_and_is_stored(make, tmp_path):
+    model = make()
+    with torch.no_grad():  # one input of what the norm feeds, far above 6
+        next(s for s in model.modules() if type(s).__name__.endswith("Norm")).weight[3] = 20.0
+    wanted = outputs(model, tokens(1))
+    original = copy.deepcopy(model)
+    report = corank.quantize(model, "llm_int8", data=tokens())
+    assert report.totals["model_bytes_after"] == sum(
+        t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())
+    )
+    now = outputs(model, tokens(1))
+    for mine, exact in zip(now, wanted, strict=True):
+        assert (mine - exact).norm() < 0.02 * exact.norm()
+    all_codes = copy.deepcopy(original)
+    corank.quantize(all_codes, "llm_int8", data=tokens(), threshold=1e9)
+    errors = [sum(float((a - b).square().sum()) for a, b in zip(o, wanted, strict=True))
+              for o in (now, outputs(all_codes, tokens(1)))]  # fmt: skip
+    assert errors[0] < errors[1]
+    corank.save(model, tmp_path)
+    again = outputs(type(model).from_pretrained(tmp_path), tokens(1))
+    assert all(map(torch.equal, again, now))
+
+
+def test_what_cannot_be_is_refused():
+    model = tiny_llama()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"needs calibration data \(abs_max\)"):
+        corank.quantize(model, "llm_int8")
+    with pytest.raises(ValueError, match="threshold must be above 0"):
+        corank.quantize(model, "llm_int8", data=tokens(), threshold=0.0)
+    with pytest.raises(ValueError, match=r"embed_tokens.*no inputs that could be rounded"):
+        corank.quantize(model, "llm_int8", data=tokens(), targets="all")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    corank.quantize(model, "llm_int8", data=tokens())
+    with pytest.raises(ValueError, match="depends on the input"):
+        corank.merge(model)
