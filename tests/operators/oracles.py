@@ -63,6 +63,7 @@ from corank.operators import (
     Transpose,
     Tucker,
     VectorBank,
+    VectorQuantised,
     Wavelet,
     Windowed,
     sparsify,
@@ -203,6 +204,16 @@ def learned_rounding_detached() -> Case:
             w[i, j] = (code - zero[i]) * log_step[i].exp()
     zeros = torch.tensor(zero, dtype=torch.uint8)
     return LearnedRounding(weight, log_step, left, right, row, column, zeros, 3), w
+
+
+@oracle
+def vector_quantised() -> Case:
+    books, rows = rand(3, 4, 3), [[0, 3], [2, 1], [1, 1], [3, 0], [2, 2]]
+    w = torch.zeros(5, 5, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        w[i] = torch.cat([books[i // 2, code] for code in row])[:5]
+    codes = torch.tensor([[a + 4 * b] for a, b in rows], dtype=torch.uint8)
+    return VectorQuantised(codes, books, (5, 5), 2, 2), w
 
 
 @oracle

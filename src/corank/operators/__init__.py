@@ -71,6 +71,7 @@ from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
 from .tucker import Tucker
 from .vector_bank import VectorBank
+from .vector_quantised import VectorQuantised
 from .wavelet import Wavelet
 from .windowed import Windowed
 
@@ -135,6 +136,7 @@ __all__ = [
     "Transpose",
     "Tucker",
     "VectorBank",
+    "VectorQuantised",
     "Wavelet",
     "Windowed",
     "additions",

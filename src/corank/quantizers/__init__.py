@@ -4,6 +4,7 @@ from .feedback import error_feedback, greedy_paths
 from .learned import learned_scales
 from .nearest import round_to_nearest, to_normal_float, to_signs, to_ternary
 from .quantizer import Quantizer
+from .vectors import vector_codebooks
 
 __all__ = [
     "Quantizer",
@@ -14,4 +15,5 @@ __all__ = [
     "to_normal_float",
     "to_signs",
     "to_ternary",
+    "vector_codebooks",
 ]
