@@ -10,6 +10,7 @@ from .cayley import Cayley
 from .circulant import Circulant
 from .cost import dense_flops
 from .cycle import Cycle
+from .decoded import Decoded
 from .dense import Dense
 from .diagonal import Diagonal
 from .double_pruned import DoublePruned
@@ -87,6 +88,7 @@ __all__ = [
     "Circulant",
     "ColumnNormalised",
     "Cycle",
+    "Decoded",
     "Dense",
     "Diagonal",
     "DoublePruned",

@@ -54,12 +54,15 @@ class VectorQuantised(Operator):
         return apply_dense(self, x)
 
     def dense(self) -> Tensor:
-        out, into = self.shape
+        return self.look_up(self.codebooks)[:, : self.shape[1]]
+
+    def look_up(self, codebooks: Tensor) -> Tensor:
+        """The vectors of other codebooks of the same shape, (out, in) but for what hangs over."""
         codes = unpack(self.codes, self.bits, self._across).int()
-        book = torch.arange(out, device=codes.device, dtype=torch.int32) // self.rows
+        book = torch.arange(self.shape[0], device=codes.device, dtype=torch.int32) // self.rows
         places = codes + (book * 2**self.bits)[:, None]
-        vectors = self.codebooks.flatten(0, 1).index_select(0, places.flatten())
-        return vectors.view(out, -1)[:, :into]
+        vectors = codebooks.flatten(0, 1).index_select(0, places.flatten())
+        return vectors.view(self.shape[0], -1)
 
     def flops(self, tokens: int) -> int:
         return dense_flops(self) + 2 * tokens * self.shape[0] * self.shape[1]
