@@ -17,6 +17,7 @@ PARAMETERS: dict[str, dict] = {
     "condlr": {"rank": 5},
     "cuttlefish": {"every": 1, "window": 3, "slope": 10.0},
     "dlrt": {"rank": 4, "tolerance": 0.2},
+    "loqt": {"rank": 4, "every": 3, "group": 8},
     "gblr": {"threshold": 4.0},
     "lost": {"rank": 4, "density": 0.2},
     "maestro": {"every": 3, "threshold": 0.5},

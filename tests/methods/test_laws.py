@@ -435,6 +435,20 @@ def test_making_good_beats_rounding_each_number_by_itself(method):
         assert losses[0] < losses[1]
 
 
+@law("decodes")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_codes_are_of_what_the_svd_leaves_and_the_bytes_are_told(method, dtype):
+    recipe = method.recipe({"bits": 4, "steps": 8})
+    given = of(recipe, (24, 18), dtype)
+    weight = given.ops[0].dense()
+    for rank in (0, 3):
+        (op,) = recipe.family.build(given, rank)
+        assert recipe.family.counts(given, rank) == [(op.numel(), op.bytes())]
+    u, s, vh = torch.linalg.svd(weight.float())
+    nearest = u[:, :3] * s[:3] @ vh[:3]
+    torch.testing.assert_close(op.operators[1].dense().float(), nearest, rtol=0.02, atol=0.02)
+
+
 @law("settles")
 @shapes
 def test_what_trains_settles_to_the_bytes_that_were_told(method, shape):

@@ -18,6 +18,7 @@ from corank.operators import (
     Circulant,
     ColumnNormalised,
     Cycle,
+    Decoded,
     Dense,
     Diagonal,
     DoublePruned,
@@ -63,6 +64,7 @@ from corank.operators import (
     Transpose,
     Tucker,
     VectorBank,
+    VectorQuantised,
     Wavelet,
     Windowed,
     sparsify,
@@ -203,6 +205,36 @@ def learned_rounding_detached() -> Case:
             w[i, j] = (code - zero[i]) * log_step[i].exp()
     zeros = torch.tensor(zero, dtype=torch.uint8)
     return LearnedRounding(weight, log_step, left, right, row, column, zeros, 3), w
+
+
+@oracle
+def vector_quantised() -> Case:
+    books, rows = rand(3, 4, 3), [[0, 3], [2, 1], [1, 1], [3, 0], [2, 2]]
+    w = torch.zeros(5, 5, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        w[i] = torch.cat([books[i // 2, code] for code in row])[:5]
+    codes = torch.tensor([[a + 4 * b] for a, b in rows], dtype=torch.uint8)
+    return VectorQuantised(codes, books, (5, 5), 2, 2), w
+
+
+@oracle
+def decoded() -> Case:
+    latents, first, last, scale = rand(6, 2), rand(8, 18), rand(1, 18), rand(3)
+    padded = torch.zeros(2, 4, 5, dtype=torch.float64)
+    padded[:, 1:3, 1:4] = latents.view(2, 3, 2).permute(2, 0, 1)
+    image = torch.zeros(2, 6, 8, dtype=torch.float64)  # 4 x 6, with an edge of zeros
+    for i in range(2):
+        for j in range(3):
+            around = padded[:, i : i + 3, j : j + 3].flatten()
+            for channel, value in enumerate(first @ around):
+                place = (1 + 2 * i + channel % 4 // 2, 1 + 2 * j + channel % 2)
+                image[channel // 4][place] = value * (1 + torch.erf(value / 2**0.5)) / 2
+    w = torch.zeros(3, 5, dtype=torch.float64)
+    for i in range(3):
+        for j in range(5):
+            w[i, j] = scale[i] * (last @ image[:, i : i + 3, j : j + 3].flatten())[0]
+    kernels = (Dense(first), Dense(last))
+    return Decoded(*kernels, latents=Dense(latents), scale=scale, shape=(3, 5)), w
 
 
 @oracle

@@ -13,7 +13,15 @@ from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
 from ..models import Site, blocks, find_norms, install, read, read_bias
-from ..operators import LearnedRounding, LowRank, Operator, Quantised, is_settled, settle
+from ..operators import (
+    LearnedRounding,
+    LowRank,
+    Operator,
+    Quantised,
+    VectorQuantised,
+    is_settled,
+    settle,
+)
 from ..registry import Recipe, Trains
 from ..rewrites import Family, Size, Unit
 from .aim import aim, is_aimed
@@ -114,7 +122,7 @@ def _build(
             bias, error = joint[0][i], joint[1]
         op = op.requires_grad_(flag) if aimed is unit else op.to(was.dtype).requires_grad_(flag)
         for part in op.modules():
-            if isinstance(part, Quantised):
+            if isinstance(part, (Quantised, VectorQuantised)):
                 part.requires_grad_(False)  # what decodes codes does not train without them
         built.append((op, Fitted(site.name, bias, error)))
     return built

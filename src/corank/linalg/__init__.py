@@ -2,6 +2,7 @@
 
 from .balance import balance
 from .checks import DecompositionError
+from .codebook import learned_codebook, nearest_centres
 from .components import principal_components
 from .dictionary import learned_dictionary, matching_pursuit, orthonormal_dictionary
 from .gram import GramAccumulator
@@ -35,9 +36,11 @@ __all__ = [
     "energy",
     "exact_svd",
     "ldu",
+    "learned_codebook",
     "learned_dictionary",
     "matching_pursuit",
     "n_of_m",
+    "nearest_centres",
     "orthonormal_dictionary",
     "pivoted_columns",
     "polyadic",

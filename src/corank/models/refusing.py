@@ -10,6 +10,7 @@ from ..linalg.checks import all_finite
 from ..operators.foreign import Foreign
 from ..operators.operator import Operator
 from ..operators.quantised import Quantised
+from ..operators.vector_quantised import VectorQuantised
 from .site import Site
 
 
@@ -29,7 +30,7 @@ def require_one_matrix(where: str, module: nn.Module) -> None:
 
 def require_unquantised(op: Operator, site: Site) -> None:
     """Refuse an operator that holds codes already."""
-    if any(isinstance(part, Quantised) for part in op.modules()):
+    if any(isinstance(part, (Quantised, VectorQuantised)) for part in op.modules()):
         raise SiteError(
             site.where,
             "it is quantised already, and a method that takes floats adds its error to the codes'",

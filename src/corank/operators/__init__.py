@@ -10,6 +10,7 @@ from .cayley import Cayley
 from .circulant import Circulant
 from .cost import dense_flops
 from .cycle import Cycle
+from .decoded import Decoded
 from .dense import Dense
 from .diagonal import Diagonal
 from .double_pruned import DoublePruned
@@ -73,6 +74,7 @@ from .toeplitz import Toeplitz
 from .transpose import Transpose, adjoint, transpose
 from .tucker import Tucker
 from .vector_bank import VectorBank
+from .vector_quantised import VectorQuantised
 from .wavelet import Wavelet
 from .windowed import Windowed
 
@@ -88,6 +90,7 @@ __all__ = [
     "Circulant",
     "ColumnNormalised",
     "Cycle",
+    "Decoded",
     "Dense",
     "Diagonal",
     "DoublePruned",
@@ -138,6 +141,7 @@ __all__ = [
     "Transpose",
     "Tucker",
     "VectorBank",
+    "VectorQuantised",
     "Wavelet",
     "Windowed",
     "additions",

@@ -1,6 +1,7 @@
 """Quantisers behind one face: a matrix in, an operator of few bits out."""
 
 from .clipped import clipped
+from .decoded import decoded_latents
 from .feedback import error_feedback, greedy_paths
 from .learned import learned_scales
 from .nearest import as_tuned, round_to_nearest, to_normal_float, to_signs, to_ternary
@@ -11,6 +12,8 @@ __all__ = [
     "Quantizer",
     "as_tuned",
     "clipped",
+from .vectors import vector_codebooks
+    "decoded_latents",
     "error_feedback",
     "greedy_paths",
     "learned_scales",
@@ -19,4 +22,5 @@ __all__ = [
     "to_signs",
     "to_ternary",
     "tune_rounding",
+    "vector_codebooks",
 ]

@@ -105,11 +105,14 @@ def _build(
     _require_comparable(unit)
     coarse, lost = _split(first, unit)
     if size == 0:
-        return coarse
+        return _split(first, unit)[0]
     if not all(isinstance(op, Dense) for op in unit.ops):
         rounds, repair_first = 1, False  # W - L is no product any more
+    coarse: list[Operator] = []
     if repair_first:
         lost = Unit(unit.sites, [Dense(w) for w in _wanted(unit)])
+    else:
+        coarse, lost = _split(first, unit)
     least, best = math.inf, coarse
     for i in range(rounds):
         repairs = second.build(lost, size)
