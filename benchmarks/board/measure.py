@@ -94,7 +94,7 @@ def make(task: Task, row: Row, statistics: Collected) -> Made:
     """Compress a fresh copy of the task's model, not healed yet."""
     model, needs, total = task.load(), frozenset({"gram"}), 0
     if row.method != LITERAL:
-        needs = METHODS[row.method].recipe({}).family.needs
+        needs = METHODS[row.method].recipe({}).needs
     calibration = statistics.cost(row.seed, needs) if needs else 0.0
     start = time.process_time()
     if row.method == LITERAL:
@@ -138,8 +138,8 @@ def measure(
 def _compress(model: nn.Module, task: Task, row: Row, statistics: Collected) -> dict[str, Any]:
     own = METHODS[row.method].recipe({})
     chosen: dict[str, Any] = {} if row.keep is None else {"allocate": row.allocate}
-    if own.family.needs:
-        chosen["statistics"] = statistics.file(row.seed, own.family.needs)
+    if own.needs:
+        chosen["statistics"] = statistics.file(row.seed, own.needs)
     if own.cascade or row.allocate == "block_influence":
         chosen["data"] = task.calibration(row.seed)
     elif row.allocate == "sensitivity":

@@ -62,5 +62,5 @@ def speed(task: Task, model: nn.Module) -> float:
 
 def _needs(row: Row) -> str:
     """A name for the statistics that the first step reads."""
-    needs = sorted(read_steps(row.steps)[0].recipe.family.needs)
+    needs = sorted(read_steps(row.steps)[0].recipe.needs)
     return hashlib.sha256(" ".join(needs).encode()).hexdigest()[:12]

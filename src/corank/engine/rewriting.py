@@ -75,8 +75,7 @@ def rewrite_in_cascade(
     """
     errors: Errors = {}
     aiming = {"mean", "gram"} if recipe.cascade == "original" else {"mean"}
-    needs = (recipe.family.needs | aiming) - LOSS_NEEDS
-    needs = (recipe.needs | {"mean"}) - LOSS_NEEDS
+    needs = (recipe.needs | aiming) - LOSS_NEEDS
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
     inside = [site for site in plan.sites if site.name.startswith(prefixes)]
     together = any(len(unit.sites) > 1 for unit in plan.units)

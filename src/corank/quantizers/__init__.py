@@ -7,12 +7,12 @@ from .learned import learned_scales
 from .nearest import as_tuned, round_to_nearest, to_normal_float, to_signs, to_ternary
 from .quantizer import Quantizer
 from .tuning import tune_rounding
+from .vectors import vector_codebooks
 
 __all__ = [
     "Quantizer",
     "as_tuned",
     "clipped",
-from .vectors import vector_codebooks
     "decoded_latents",
     "error_feedback",
     "greedy_paths",

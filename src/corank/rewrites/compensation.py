@@ -103,7 +103,6 @@ def _build(
     first: Quantizer, second: Family, rounds: int, repair_first: bool, unit: Unit, size: int
 ) -> list[Operator]:
     _require_comparable(unit)
-    coarse, lost = _split(first, unit)
     if size == 0:
         return _split(first, unit)[0]
     if not all(isinstance(op, Dense) for op in unit.ops):

@@ -113,7 +113,7 @@ def shrink(
             sequence_length=options.sequence_length, batch_size=options.batch_size,
         )  # fmt: skip
     elif (recipe.needs and stored is None) or recipe.cascade or recipe.look or healing:
-        wanted = ", ".join(sorted(recipe.family.needs)) or "to run the model on"
+        wanted = ", ".join(sorted(recipe.needs)) or "to run the model on"
         raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
     teacher = copy.deepcopy(model) if healing else None
     with unchanged_on_error(model, sites):
