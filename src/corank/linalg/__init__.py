@@ -11,6 +11,7 @@ from .projection import energy, project, projection_spectrum
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .selection import SELECTIONS, by_leverage, by_volume, deim
+from .shared_bases import SharedBases, shared_bases
 from .shared_blocks import shared_blocks
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
@@ -24,6 +25,7 @@ __all__ = [
     "GramAccumulator",
     "Implicit",
     "SVDResult",
+    "SharedBases",
     "add_ridge",
     "balance",
     "bond_sizes",
@@ -49,6 +51,7 @@ __all__ = [
     "rank_by_entropy",
     "rank_by_tolerance",
     "root_psd",
+    "shared_bases",
     "shared_blocks",
     "sqrt_psd",
     "stable_rank",

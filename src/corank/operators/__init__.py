@@ -13,6 +13,7 @@ from .cycle import Cycle
 from .dense import Dense
 from .diagonal import Diagonal
 from .double_pruned import DoublePruned
+from .entrywise import Entrywise
 from .foreign import Foreign
 from .fourier import Fourier
 from .frobenius import FrobeniusNormalised
@@ -43,7 +44,6 @@ from .quantise import (
     quantise_uniform,
 )
 from .quantised import Quantised
-from .rectified import Rectified
 from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
@@ -89,6 +89,7 @@ __all__ = [
     "Dense",
     "Diagonal",
     "DoublePruned",
+    "Entrywise",
     "Foreign",
     "Fourier",
     "FrobeniusNormalised",
@@ -108,7 +109,6 @@ __all__ = [
     "Polyadic",
     "Product",
     "Quantised",
-    "Rectified",
     "Reflections",
     "Repeated",
     "Rope",

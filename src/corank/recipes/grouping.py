@@ -46,3 +46,24 @@ def sandwich(sites: Sequence[Site]) -> list[list[Site]]:
         *middle, last = others or [first]
         groups += [[first], middle, [last]] if others else [[first]]
     return [group for group in groups if group]
+
+
+def experts_of_a_layer(*projections: str) -> Grouping:
+    """One group of all targeted experts of a layer, of these projections; others are left out.
+
+    Raises ValueError where no targeted site is one.
+    """
+
+    def group(sites: Sequence[Site]) -> list[list[Site]]:
+        found: dict[str, list[Site]] = defaultdict(list)
+        for site in sites:
+            if site.kind == "expert" and site.expert[1] in projections:
+                found[site.expert[0]].append(site)
+        if not found:
+            raise ValueError(
+                f"no targeted weight is an expert's {' or '.join(projections)}: this method shares "
+                "weights between the fused experts of a mixture; use another one for this model"
+            )
+        return list(found.values())
+
+    return group

@@ -15,6 +15,7 @@ from .polyadics import polyadic_sum
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
 from .sharing import shared_mean
+from .shared_bases import basis_mixture
 from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
@@ -34,6 +35,7 @@ __all__ = [
     "Unit",
     "all_triples",
     "any_of",
+    "basis_mixture",
     "between",
     "block_truncation",
     "by_site",

@@ -88,6 +88,13 @@ def shrink(
     )  # fmt: skip
     budget["round_to"] = options.round_to
     groups, before = recipe.group(sites), model_sizes(model)
+    served = {site.name for group in groups for site in group}
+    if len(served) < len(sites):
+        report.notes.append(
+            f"{len(sites) - len(served)} of {len(sites)} targeted weights are none that {method!r} "
+            "rewrites: they stay as they are and are in no budget but that of size="
+        )
+        sites = [site for site in sites if site.name in served]
     minutes = options.heal_minutes
     if minutes is None:
         minutes = 2.0 if recipe.heal else 0.0

@@ -1,0 +1,40 @@
+"""Experts of a mixture that share weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..registry import Paper, Recipe, method
+from ..rewrites import basis_mixture
+from .grouping import experts_of_a_layer
+
+
+@method(
+    Paper(
+        "MoBE: Mixture-of-Basis-Experts for Compressing MoE-based LLMs",
+        "2508.05257",
+        "the abstract and the authors' code: factorisation, start, loss, rate, best state",
+        "500 steps, where the code takes 10,000 and more; bases start with entries of size one and "
+        "targets are divided by their size before the SVD, too; experts that its bases' runs do "
+        "not divide are split as evenly as can be; mixing weights are stored after the softmax. "
+        "Here the size is the bases' rows, in the code those of the weight, or less.",
+    ),
+    area="compress",
+    laws=("shared_bases",),
+)
+def mobe(
+    per_basis: int = 4, activation: Literal["silu", "tanh"] = "silu", steps: int = 500
+) -> Recipe:
+    """An expert's gate and up are its own factor times an activated mixture of shared bases.
+
+    One basis for each `per_basis` of a layer's experts; gate's and up's are apart. Down projections
+    and all other weights are left as they are. Needs no data; slower to run than dense.
+    steps: of Adam, per layer.
+    """
+    if per_basis < 1 or steps < 1 or activation not in ("silu", "tanh"):
+        raise ValueError(
+            f"per_basis={per_basis} and steps={steps} are at least 1, and activation="
+            f"{activation!r} is 'silu' or 'tanh'"
+        )
+    family = basis_mixture(per_basis, activation, steps)
+    return Recipe(family, group=experts_of_a_layer("gate_up_proj"))
