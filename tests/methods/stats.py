@@ -23,6 +23,7 @@ def statistics(out: int, into: int, seed: int = 0) -> dict[str, torch.Tensor]:
         "output_gram": y.mT @ y / len(y),
         "fisher": torch.rand(out, into, generator=g).double() ** 4 + 1e-3,
         "gradient": torch.randn(out, into, generator=g).double(),
+        "output_cosines": torch.ones(1).double(),
         "tokens": torch.tensor(float(len(x))),
     }
 

@@ -2,6 +2,7 @@
 
 from .balance import balance
 from .checks import DecompositionError
+from .clustering import k_means
 from .components import principal_components
 from .dictionary import learned_dictionary, matching_pursuit, orthonormal_dictionary
 from .gram import GramAccumulator
@@ -36,6 +37,7 @@ __all__ = [
     "eigh_clamped",
     "energy",
     "exact_svd",
+    "k_means",
     "ldu",
     "learned_dictionary",
     "matching_pursuit",

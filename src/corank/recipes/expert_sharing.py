@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..registry import Paper, Recipe, method
-from ..rewrites import basis_mixture
+from ..rewrites import basis_mixture, merging
 from .grouping import experts_of_a_layer
 
 
@@ -38,3 +38,30 @@ def mobe(
         )
     family = basis_mixture(per_basis, activation, steps)
     return Recipe(family, group=experts_of_a_layer("gate_up_proj"))
+
+
+@method(
+    Paper(
+        "Sub-MoE: Efficient Mixture-of-Expert LLMs Compression via Subspace Expert Merging",
+        "2506.23266",
+        "the abstract and summaries of the two phases; the body was not read, no code was found",
+        "k-means starts from the farthest points, drawing nothing. With all of Sigma kept, U Sigma "
+        "times the weighted mean of the V's is the weighted mean of the weights, and is computed "
+        "so. How many experts stay in a layer is left to `allocate`, by the weights' error, where "
+        "the paper clusters the layers jointly; no whitening by activations. A cluster that no "
+        "token reached is merged with equal weights. The router stays: merged experts share one "
+        "weight in storage, and a token sent to two of them runs it twice.",
+    ),
+    area="compress",
+    laws=("merges",),
+)
+def submoe(kept: float = 1.0) -> Recipe:
+    """Experts with like outputs are merged in the subspace that they span together.
+
+    The size is how many experts stay in a layer. kept: the part of the joint singular directions
+    that stays, in (0, 1]; below 1 the merged experts are two factors each.
+    """
+    if not 0 < kept <= 1:
+        raise ValueError(f"kept={kept} is outside (0, 1]: it is the part of the directions kept")
+    group = experts_of_a_layer("gate_up_proj", "down_proj")
+    return Recipe(merging(kept), group=group, allocate="greedy")

@@ -11,11 +11,12 @@ from .fresh import fresh
 from .iterated import iterated_signs
 from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
+from .merging import merging
 from .polyadics import polyadic_sum
 from .quantisation import quantisation
 from .rewrite import Counts, Family, Rewrite, Unit, by_site
-from .sharing import shared_mean
 from .shared_bases import basis_mixture
+from .sharing import shared_mean
 from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
@@ -49,6 +50,7 @@ __all__ = [
     "iterated_signs",
     "leading",
     "menu_of_ranks",
+    "merging",
     "only",
     "plus",
     "polyadic_sum",
