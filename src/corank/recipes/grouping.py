@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ..models import Site
+from ..models import Site, attentions
 from ..registry import Grouping
 
 #: Roles whose layers can share an input basis; o and down are left alone (Basis Sharing).
@@ -67,3 +67,25 @@ def experts_of_a_layer(*projections: str) -> Grouping:
         return list(found.values())
 
     return group
+
+
+def attentions_of_a_kind(sites: Sequence[Site]) -> list[list[Site]]:
+    """The q, k, v and o of all layers' attentions of one name and shape; others are left out.
+
+    Raises ValueError where there are no two such attentions.
+    """
+    found: dict[object, list[dict[str, Site]]] = defaultdict(list)
+    for path, roles in attentions(sites).items():
+        shapes = tuple(sorted((role, site.shape) for role, site in roles.items()))
+        found[re.sub(r"\d+", "#", path), shapes].append(roles)
+    groups = [
+        [site for roles in layers for site in roles.values()]
+        for layers in found.values()
+        if len(layers) > 1
+    ]
+    if not groups:
+        raise ValueError(
+            "no two layers have targeted q, k, v or o projections of one shape, apart from each "
+            "other: this method shares heads between layers; use another one for this model"
+        )
+    return groups

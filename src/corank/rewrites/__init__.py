@@ -8,6 +8,7 @@ from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wi
 from .dictionary import Fit, dictionary
 from .factorwise import count_factorwise, factorwise
 from .fresh import fresh
+from .head_sharing import head_sharing
 from .iterated import iterated_signs
 from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
@@ -47,6 +48,7 @@ __all__ = [
     "dictionary",
     "factorwise",
     "fresh",
+    "head_sharing",
     "iterated_signs",
     "leading",
     "menu_of_ranks",
