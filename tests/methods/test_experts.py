@@ -91,11 +91,12 @@ def test_mobe_touches_nothing_but_gate_and_up_and_says_so(tmp_path):
     model = mixture()
     before, whole = loss(model), stored(model)
     other = {n: p.clone() for n, p in model.named_parameters() if "gate_up_proj" not in n}
-    report = corank.compress(model, "mobe", keep=0.75)
-    assert {row.name.split(".")[-2] for row in report.sites} == {"gate_up_proj"}
-    assert any("targeted weights are none that 'mobe' rewrites" in note for note in report.notes)
+    report = corank.compress(model, "mobe", keep=0.85)
+    changed = {row.name.split(".")[-2] for row in report.sites if row.operator != "Dense"}
+    assert changed == {"gate_up_proj"}
+    assert any("20 of 32 targeted weights are none that 'mobe'" in note for note in report.notes)
     totals = report.totals
-    assert totals["bytes_after"] <= 0.75 * totals["bytes_before"]
+    assert 0.8 * totals["bytes_before"] < totals["bytes_after"] <= 0.85 * totals["bytes_before"]
     saved = totals["bytes_before"] - totals["bytes_after"]
     assert whole - stored(model) == saved
     assert totals["model_bytes_before"] - totals["model_bytes_after"] == saved
@@ -199,7 +200,7 @@ def test_merged_experts_count_once_and_errors_fall_as_more_of_them_stay(kept):
 def test_submoe_on_a_model_keeps_like_experts_and_saves_them_once(tmp_path):
     model = alike(mixture(), PAIRS)
     before, whole = loss(model), stored(model)
-    report = corank.compress(model, "submoe", keep=0.5, data=text())
+    report = corank.compress(model, "submoe", keep=0.5, data=text(), targets="mlp")
     assert report.totals["bytes_after"] == 0.5 * report.totals["bytes_before"]
     assert whole - stored(model) == report.totals["bytes_before"] / 2
     assert loss(model) == pytest.approx(before, abs=1e-2)

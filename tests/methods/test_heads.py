@@ -122,9 +122,11 @@ def test_a_head_that_stands_twice_is_found_and_costs_nothing(tmp_path):
         else:
             last[24:] = first[8:16]
     before = model(**tokens(1)[0]).logits
-    report = corank.compress(model, "directshare", keep=0.92, head_size=SIZE)
-    assert report.totals["bytes_after"] == report.totals["bytes_before"] * 11 // 12
-    assert any("targeted weights are none that 'directshare'" in note for note in report.notes)
+    targets = ["attention", "mlp"]
+    report = corank.compress(model, "directshare", keep=0.97, head_size=SIZE, targets=targets)
+    saved = report.totals["bytes_before"] - report.totals["bytes_after"]
+    assert saved == 4 * 4 * SIZE * 32  # one head's q, k, v and o
+    assert any("9 of 21 targeted weights are none that" in note for note in report.notes)
     torch.testing.assert_close(model(**tokens(1)[0]).logits, before)
     q = [model.model.layers[i].self_attn.q_proj.operator.operators for i in (0, 2)]
     assert q[0][1].weight is q[1][-1].weight
@@ -140,7 +142,7 @@ def test_attentions_are_found_by_their_names_also_where_o_stands_apart():
     found = attentions(find_sites(tiny_bert()))
     assert [set(roles) for roles in found.values()] == [{"q", "k", "v", "o"}] * 2
     model = tiny_bert()
-    report = corank.compress(model, "directshare", keep=0.75, head_size=SIZE)
+    report = corank.compress(model, "directshare", keep=0.75, head_size=SIZE, targets="attention")
     assert report.totals["bytes_after"] == 0.75 * report.totals["bytes_before"]
     assert model.encoder.layer[1].attention.self.query.bias is not None
 
@@ -156,6 +158,8 @@ def test_bad_input_is_refused_and_the_model_stays():
     with pytest.raises(ValueError, match="no two layers"):
         corank.compress(model, "directshare", keep=0.7, head_size=8, targets="mlp")
     with pytest.raises(ValueError, match=r"smallest reachable, 12,288"):
+        corank.compress(model, "directshare", keep=0.4, head_size=8, targets="attention")
+    with pytest.raises(ValueError, match=r"smallest reachable, 49,152"):
         corank.compress(model, "directshare", keep=0.4, head_size=8)
     with pytest.raises(corank.errors.SiteError, match="outside 2, the heads of the first layer"):
         corank.compress(model, "directshare", rank=1, head_size=8)

@@ -61,7 +61,7 @@ class Recipe:
     """One configured method: its parts, empty ones meaning 'as usual'.
 
     `family` makes the operators; `group` says which sites are rewritten together, and leaves out
-    those that the method does not serve: they stay as they are, and in no budget; `allocate` names
+    those that the method does not serve, which stay as they are; `allocate` names
     the default allocator, and `rank` a default rank where the method has no budget; `cascade` takes
     each site's inputs from the model compressed so far; `trains` leaves only the low-rank factors
     of the rewritten sites trainable, only the norms, or only what decides how their codes are
