@@ -240,3 +240,12 @@ def test_submoe_refuses_what_it_cannot_merge():
     with pytest.raises(corank.errors.SiteError, match="other experts for one projection"):
         corank.compress(model, "submoe", keep=0.5, data=text(), targets=targets)
     assert model.model.layers[0].mlp.experts.gate_up_proj.shape == (6, 48, 32)
+
+
+@pytest.mark.parametrize("key", ["mobe", "submoe"])
+def test_what_experts_share_counts_once_in_the_next_budget(key):
+    model = mixture()
+    corank.compress(model, key, rank=3, data=text(), targets=["gate_up_proj", "down_proj"])
+    before = stored(model)
+    corank.compress(model, "svd", keep=0.9, targets="mlp")
+    assert stored(model) < before
