@@ -48,6 +48,7 @@ from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
 from .routed import Routed
+from .routed_rows import RoutedRows
 from .row_sparse import RowSparse, column_type
 from .scaled import Scaled
 from .score_masked import ScoreMasked
@@ -113,6 +114,7 @@ __all__ = [
     "Repeated",
     "Rope",
     "Routed",
+    "RoutedRows",
     "RowNormalised",
     "RowSparse",
     "Scaled",
