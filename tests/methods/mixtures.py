@@ -8,6 +8,10 @@ from functools import cache
 import torch
 from torch import nn
 
+import corank
+from corank.models import find_sites, read
+from corank.rewrites import Unit
+
 
 def text(count: int = 4, seed: int = 0) -> list[dict[str, torch.Tensor]]:
     """Rows that count on by a step of their own, so that the next token can be told."""
@@ -50,3 +54,24 @@ def _trained() -> nn.Module:
 def mixture() -> nn.Module:
     """A Mixtral of two layers with six experts each, trained for thirty steps."""
     return copy.deepcopy(_trained())
+
+
+def experts(model, layer=0, projection="gate_up_proj"):
+    sites = find_sites(model, "mlp")
+    return [s for s in sites if s.kind == "expert" and s.layer == layer and projection in s.name]
+
+
+def stored(model):
+    return sum(
+        t.numel() * t.element_size() for t in {id(t): t for t in model.parameters()}.values()
+    )
+
+
+def unit_of(model, **where):
+    sites = experts(model, **where)
+    return Unit(sites, [read(model, site) for site in sites])
+
+
+def saved_again(model, folder):
+    corank.save(model, folder)
+    return type(model).from_pretrained(folder)

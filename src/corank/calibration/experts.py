@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,8 +77,13 @@ class OutputCosines:
                 )) for e in range(len(self.total))
             ])  # fmt: skip
             unit = F.normalize(outputs.float(), dim=2)
-            self.total += torch.einsum("eth,fth->ef", unit, unit)
+            self.total += torch.einsum("eth,fth->ef", unit, unit).to(self.total)
         self.rows += len(x)
+
+    def all_reduce(self) -> None:
+        """Sum over the ranks of torch.distributed. Collective."""
+        for total in (self.total, self.rows):
+            dist.all_reduce(total)
 
     def results(self) -> Tensor:  # (count, count)
         """The means, float32; one with itself where no token came."""

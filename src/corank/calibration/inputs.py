@@ -108,10 +108,8 @@ class InputPass:
                         self.sites[index].where, "all its calibration rows are padding",
                         "Check the attention_mask",
                     )  # fmt: skip
-        if together:
-            for cosines in self.cosines.values():
-                dist.all_reduce(cosines.total)
-                dist.all_reduce(cosines.rows)
+        for cosines in self.cosines.values() if together else ():
+            cosines.all_reduce()
         return frozenset()
 
     def store(self) -> None:
