@@ -23,7 +23,7 @@ def alike(model, pairs):
 
 def calibrated(model, layer=0, tokens=(1.0, 3.0, 0.0, 0.0, 2.0, 5.0)):
     sites = experts(model, layer) + experts(model, layer, "down_proj")
-    corank.calibration.collect(model, sites, {"output_cosines"}, text())
+    corank.calibration.collect(model, sites, {"output_cosines", "gram"}, text(12))
     for site in sites:
         site.stats["tokens"] = tokens[site.expert[2]]
     return Unit(sites, [read(model, site) for site in sites])
@@ -44,13 +44,17 @@ def test_experts_with_like_outputs_become_their_mean_by_how_often_they_are_used(
         assert len({id(op) for op in new}) == 3
 
 
-def test_cut_experts_are_the_papers_joint_svd_done_literally():
+def test_cut_experts_are_the_papers_joint_svd_of_whitened_weights_done_literally():
     given = calibrated(alike(mixture(), PAIRS))
     ops = METHODS["submoe"].recipe({"kept": 0.25}).family.build(given, 3)
-    one, other = (given.ops[e].dense().detach().double() for e in (1, 5))
-    u, s, vh = torch.linalg.svd(torch.cat([one, other], 1), full_matrices=False)
-    v = (3 * vh[:8, :32] + 5 * vh[:8, 32:]) / 8
-    expected = u[:, :8] @ s[:8].diag() @ v
+    pair = [(given.ops[e].dense().detach().double(), given.sites[e].stats["gram"].double())
+            for e in (1, 5)]  # fmt: skip
+    roots = [torch.linalg.cholesky(gram) for _, gram in pair]
+    side = [weight @ root for (weight, _), root in zip(pair, roots, strict=True)]
+    u, s, vh = torch.linalg.svd(torch.cat(side, 1), full_matrices=False)
+    one, other = (v @ torch.linalg.inv(root)
+                  for v, root in zip(vh[:8].split(32, 1), roots, strict=True))  # fmt: skip
+    expected = u[:, :8] @ s[:8].diag() @ ((3 * one + 5 * other) / 8)
     torch.testing.assert_close(ops[1].dense().double(), expected, atol=1e-4, rtol=1e-3)
     assert ops[1] is ops[5]
 
@@ -75,9 +79,14 @@ def test_merged_experts_count_once_and_errors_fall_as_more_of_them_stay(kept):
         assert sum(bytes_ for _, bytes_ in counts) == 4 * sum(t.numel() for t in leaves)
     menu = family.menu(given)
     assert menu.sizes == [1, 2, 3, 4, 5, 6, *([None] if kept < 1 else [])]
-    if kept == 1:
-        assert menu.errors[-1] == 0
-        assert menu.errors[0] == max(menu.errors)
+    ops, lost = family.build(given, 4), 0.0
+    for site, old, new in zip(given.sites, given.ops, ops, strict=True):
+        error = old.dense().detach() - new.dense()
+        share = site.stats["tokens"] / 22  # of the rows of both projections
+        lost += share * float((error @ site.stats["gram"] * error).sum())
+    assert menu.errors[3] == pytest.approx(lost, rel=1e-3)
+    assert menu.errors[0] == max(menu.errors)
+    assert menu.errors[-1] == pytest.approx(0, abs=1e-9)
 
 
 def test_submoe_on_a_model_keeps_like_experts_and_saves_them_once(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ..metrics import second_moment
 from ..registry import Paper, Recipe, method
 from ..rewrites import basis_mixture, merging
 from .grouping import experts_of_a_layer
@@ -47,10 +48,11 @@ def mobe(
         "the abstract and summaries of the two phases; the body was not read, no code was found",
         "k-means starts from the farthest points, drawing nothing. With all of Sigma kept, U Sigma "
         "times the weighted mean of the V's is the weighted mean of the weights, and is computed "
-        "so. How many experts stay in a layer is left to `allocate`, by the weights' error, where "
-        "the paper clusters the layers jointly; no whitening by activations. A cluster that no "
-        "token reached is merged with equal weights. The router stays: merged experts share one "
-        "weight in storage, and a token sent to two of them runs it twice.",
+        "so; cut, it is projected on the leading U of the weights whitened each by its own inputs. "
+        "How many experts stay in a layer is left to `allocate`, by the outputs' error, where the "
+        "paper clusters the layers jointly. A cluster that no token reached is merged with equal "
+        "weights. The router stays: merged experts share one weight in storage, and a token sent "
+        "to two of them runs it twice.",
     ),
     area="compress",
     laws=("merges",),
@@ -64,4 +66,4 @@ def submoe(kept: float = 1.0) -> Recipe:
     if not 0 < kept <= 1:
         raise ValueError(f"kept={kept} is outside (0, 1]: it is the part of the directions kept")
     group = experts_of_a_layer("gate_up_proj", "down_proj")
-    return Recipe(merging(kept), group=group, allocate="greedy")
+    return Recipe(merging(second_moment(), kept), group=group, allocate="greedy")
