@@ -73,3 +73,33 @@ def test_an_expert_without_tokens_gets_the_pooled_statistics() -> None:
     largest = torch.stack([s.stats["abs_max"] for s in up[:3]]).amax(0)
     assert torch.equal(up[3].stats["abs_max"], largest)
     assert any("3 (0)" in note for note in notes)
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_cosines_are_of_all_experts_on_all_tokens_that_are_no_padding(rewritten: bool) -> None:
+    model, data = make("mixtral"), padded_batches(2)
+    sites = [s for s in find_sites(model, "mlp") if s.kind == "expert" and s.layer == 1]
+    if rewritten:
+        install(model, sites[1], read(model, sites[1]))
+    experts = model.get_submodule(sites[0].expert[0])
+    seen: list[torch.Tensor] = []
+    handle = experts.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    rows = []
+    with torch.no_grad():
+        for batch in data:
+            model(**batch)
+            rows += [*seen.pop()[batch["attention_mask"].flatten().bool()]]
+    handle.remove()
+    weights = {site.expert[1:]: read(model, site).dense().detach() for site in sites}
+    oracle = torch.zeros(4, 4)
+    for x in rows:
+        outputs = []
+        for e in range(4):
+            gate, up = (weights["gate_up_proj", e] @ x).chunk(2)
+            outputs.append(weights["down_proj", e] @ (F.silu(gate) * up))
+        oracle += F.cosine_similarity(torch.stack(outputs)[:, None], torch.stack(outputs), dim=2)
+    collect(model, sites, {"output_cosines"}, data)
+    for site in sites:
+        torch.testing.assert_close(
+            site.stats["output_cosines"], oracle[site.expert[2]] / len(rows), atol=1e-5, rtol=1e-4
+        )

@@ -26,6 +26,7 @@ def statistics(out: int, into: int, seed: int = 0) -> dict[str, torch.Tensor]:
         "outliers": torch.tensor([into + 3, 0, 5]),
         "significant": torch.tensor([2 * into, 7]),
         "shift": torch.rand(out, into, generator=g) / 10,
+        "output_cosines": torch.ones(1).double(),
         "tokens": torch.tensor(float(len(x))),
     }
 

@@ -22,6 +22,7 @@ from corank.operators import (
     Dense,
     Diagonal,
     DoublePruned,
+    Entrywise,
     Fourier,
     FrobeniusNormalised,
     Gated,
@@ -40,7 +41,6 @@ from corank.operators import (
     Polyadic,
     Product,
     Quantised,
-    Rectified,
     Reflections,
     Repeated,
     Rope,
@@ -259,13 +259,20 @@ def cayley() -> Case:
 @oracle
 def rectified_matrix() -> Case:
     (lr, m), d = low_rank(5, 5, 2), rand(5)
-    return Rectified(Sum(Diagonal(d), lr)), (torch.diag(d) + m).clamp_min(0)
+    return Entrywise(Sum(Diagonal(d), lr), "relu"), (torch.diag(d) + m).clamp_min(0)
+
+
+@oracle
+def entrywise_over_shared_bases() -> Case:
+    c, bank = rand(3), rand(3, 20)
+    mixed = (c[:, None] * bank).sum(0).view(4, 5)
+    return Entrywise(Mixture(c, Dense(bank), (4, 5)), "silu"), mixed / (1 + torch.exp(-mixed))
 
 
 @oracle
 def rectified_diagonal() -> Case:
     p, q, d = rand(6), rand(6), rand(6)
-    op = Rectified(Sum(Diagonal(p) @ Diagonal(q), 0.5 * Diagonal(d)))
+    op = Entrywise(Sum(Diagonal(p) @ Diagonal(q), 0.5 * Diagonal(d)), "relu")
     return op, torch.diag((p * q + 0.5 * d).clamp_min(0))
 
 

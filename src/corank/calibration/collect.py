@@ -38,6 +38,8 @@ def collect(
     Of its outputs y (m,) and weight W (m, n), for the loss L of one sample (see `losses`):
       "output_gram" E[g g^T] (m, m), g = dL/dy per row; "fisher" mean over samples of (dL/dW)^2
       (m, n); "gradient" mean over samples of dL/dW (m, n).
+    Of a fused expert: "output_cosines" (experts,), the mean over the layer's tokens of the cosine
+    between its output and each expert's, all answering all tokens.
     "tokens", the number of rows x behind the means, is always there. The x of an embedding is
     one-hot: it gets "row_counts" (vocab,), how often each row was looked up, in place of a Gram.
     All are float32 on the model's device, summed in float64. Sites called with the same tensor

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +18,9 @@ from ..models import Site
 _MIXED = (
     "gram", "mean", "abs_mean", "square_mean", "output_gram", "original_cross", "original_mean"
 )  # fmt: skip
+
+
+_CHUNK = 256  # tokens that all experts answer at once
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,42 @@ def expert_inputs(
         x = routing.hidden_states[token]
         inner = gated(_activation(module), project(module, "gate_up_proj", expert, x))
         yield expert, {"gate_up_proj": x, "down_proj": inner}
+
+
+@final
+class OutputCosines:
+    """The mean over tokens of the cosine between the outputs of each two experts of a module.
+
+    Every expert answers every token of the layer, chosen for it or not. An output of zero has the
+    cosine zero with all others.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.total = torch.zeros(count, count, dtype=torch.float64, device=device)
+        self.rows = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, module: nn.Module, x: Tensor) -> None:
+        """Add tokens x (T, hidden)."""
+        for part in x.split(_CHUNK):
+            outputs = torch.stack([
+                project(module, "down_proj", e, gated(
+                    _activation(module), project(module, "gate_up_proj", e, part)
+                )) for e in range(len(self.total))
+            ])  # fmt: skip
+            unit = F.normalize(outputs.float(), dim=2)
+            self.total += torch.einsum("eth,fth->ef", unit, unit).to(self.total)
+        self.rows += len(x)
+
+    def all_reduce(self) -> None:
+        """Sum over the ranks of torch.distributed. Collective."""
+        for total in (self.total, self.rows):
+            dist.all_reduce(total)
+
+    def results(self) -> Tensor:  # (count, count)
+        """The means, float32; one with itself where no token came."""
+        if not self.rows:
+            return torch.eye(len(self.total), device=self.total.device)
+        return (self.total / self.rows).float()
 
 
 def explicit_forward(

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import SiteError
 from ..models import Site
-from .experts import Routing, expert_inputs
+from .experts import OutputCosines, Routing, count_of, expert_inputs
 from .rows import Masks, first_input, geometry_of, kept, patches, unmatched
 from .sharing import Sharing
 from .statistics import InputStatistics, RowCounts
@@ -37,6 +37,7 @@ class InputPass:
         self.model, self.sites, self.needs, self.device = model, list(sites), needs, device
         self.sharing = Sharing(len(self.sites), alone)
         self.sums: dict[int, InputStatistics | RowCounts] = {}
+        self.cosines: dict[str, OutputCosines] = {}
         self.notes: list[str] = []
         self.batches = 0
         self.order: list[int] = []  # sites as they are first called
@@ -58,7 +59,9 @@ class InputPass:
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         for path, indices in experts.items():
             module = self.model.get_submodule(path)
-            hook = self._experts_hook(module, indices)
+            if "output_cosines" in self.needs:
+                self.cosines[path] = OutputCosines(count_of(module), self.device)
+            hook = self._experts_hook(module, indices, self.cosines.get(path))
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
@@ -105,6 +108,8 @@ class InputPass:
                         self.sites[index].where, "all its calibration rows are padding",
                         "Check the attention_mask",
                     )  # fmt: skip
+        for cosines in self.cosines.values() if together else ():
+            cosines.all_reduce()
         return frozenset()
 
     def store(self) -> None:
@@ -115,6 +120,9 @@ class InputPass:
             if leader not in results:
                 results[leader] = self._results(leader)
             site.stats.update(results[leader])
+            if site.kind == "expert" and site.path in self.cosines:
+                row = self.cosines[site.path].results()[site.expert[2]]
+                site.stats["output_cosines"] = row.clone()
 
     def _results(self, index: int) -> dict[str, Tensor | float]:
         sums = self.sums[index]
@@ -151,7 +159,9 @@ class InputPass:
 
         return before
 
-    def _experts_hook(self, module: nn.Module, indices: dict[tuple[str, int], int]) -> Any:
+    def _experts_hook(
+        self, module: nn.Module, indices: dict[tuple[str, int], int], cosines: OutputCosines | None
+    ) -> Any:
         some = self.sites[next(iter(indices.values()))]
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -160,7 +170,11 @@ class InputPass:
             leading = routing.hidden_states.shape[:-1]
             if unmatched(leading, mask):
                 self._note(some)
-            for expert, rows in expert_inputs(module, routing, kept(leading, mask)):
+            keep = kept(leading, mask)
+            if cosines is not None:
+                hidden = routing.hidden_states.detach()
+                cosines.add(module, hidden if keep is None else hidden[keep])
+            for expert, rows in expert_inputs(module, routing, keep):
                 for projection, x in rows.items():
                     if (projection, expert) in indices:
                         self._add(indices[projection, expert], x.detach())

@@ -12,7 +12,7 @@ from ..linalg import GramAccumulator
 
 #: What a pass without gradients can gather.
 INPUT_NEEDS = frozenset(
-    {"gram", "mean", "abs_mean", "abs_max", "square_mean", "row_counts", "tokens"}
+    ["gram", "mean", "abs_mean", "abs_max", "square_mean", "row_counts", "tokens", "output_cosines"]
 )
 #: What needs a loss and a backward pass.
 LOSS_NEEDS = frozenset({"fisher", "gradient", "output_gram"})

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..operators import Operator
+from ..operators.counting import count_each
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -24,7 +25,7 @@ def budget_bytes(
     """
     if (keep is None) == (size is None):
         raise ValueError("give exactly one of keep= (a fraction) and size= (such as '1.2GB')")
-    targeted, numel = sum(op.bytes() for op in ops), sum(op.numel() for op in ops)
+    numel, targeted = (sum(each) for each in zip(*count_each(ops), strict=True))
     if keep is not None:
         if isinstance(keep, bool) or not 0 < keep <= 1:
             raise ValueError(f"keep={keep} is outside (0, 1]: it is the fraction that stays")

@@ -48,15 +48,20 @@ def make_plan(
     allocate: str | Allocator | None = None,
     round_to: int = 1,
     inputs: Batches | None = None,
+    left: Sequence[Site] = (),
 ) -> Plan:
     """Choose a size for each group of sites, so that the budget is met from below.
+
+    left: targeted sites that no group holds; they stay as they are, within the budget.
 
     Raises ValueError for an impossible budget, rank or multiple, naming the site.
     """
     units = [Unit(list(g), [read(model, site) for site in g]) for g in groups]
+    fixed = [Unit([site], [read(model, site)]) for site in left]
+    every, stay = [*units, *fixed], [None] * len(fixed)
     if keep is None and size is None and rank is None:
         if (only := only_sizes(recipe, units)) is not None:
-            return Plan(units, only)
+            return Plan(every, [*only, *stay])
         rank = recipe.rank
     if sum(x is not None for x in (keep, size, rank)) != 1:
         raise ValueError(
@@ -67,20 +72,20 @@ def make_plan(
         only = only_sizes(recipe, units)
         if units and only is not None and None not in only:
             raise ValueError("the method has one size and no ranks: leave rank= out")
-        return Plan(
-            units, [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
-        )
+        ranks = [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
+        return Plan(every, [*ranks, *stay])
     name = allocate or recipe.allocate
     pick = find_allocator(name)
     candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]
-    ops = [op for unit in units for op in unit.ops]
+    candidates += [Candidate(u, Menu([None], [u.bytes], lambda: [0.0])) for u in fixed]
+    ops = [op for unit in every for op in unit.ops]
     budget = min(budget_bytes(model, ops, keep=keep, size=size), sum(c.bytes for c in candidates))
     for candidate, weight in zip(
         candidates, _weights(name, model, candidates, recipe.family, inputs, budget), strict=True
     ):
         candidate.weight = weight
     picks = pick(candidates, budget)
-    return Plan(units, [c.menu.sizes[p] for c, p in zip(candidates, picks, strict=True)])
+    return Plan(every, [c.menu.sizes[p] for c, p in zip(candidates, picks, strict=True)])
 
 
 def only_sizes(recipe: Recipe, units: Sequence[Unit]) -> list[Size] | None:

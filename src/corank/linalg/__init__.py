@@ -2,6 +2,7 @@
 
 from .balance import balance
 from .checks import DecompositionError
+from .clustering import k_means
 from .codebook import learned_codebook, nearest_centres
 from .components import principal_components
 from .dictionary import learned_dictionary, matching_pursuit, orthonormal_dictionary
@@ -12,6 +13,7 @@ from .projection import energy, project, projection_spectrum
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .selection import SELECTIONS, by_leverage, by_volume, deim
+from .shared_bases import SharedBases, shared_bases
 from .shared_blocks import shared_blocks
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
@@ -25,6 +27,7 @@ __all__ = [
     "GramAccumulator",
     "Implicit",
     "SVDResult",
+    "SharedBases",
     "add_ridge",
     "balance",
     "bond_sizes",
@@ -35,6 +38,7 @@ __all__ = [
     "eigh_clamped",
     "energy",
     "exact_svd",
+    "k_means",
     "ldu",
     "learned_codebook",
     "learned_dictionary",
@@ -52,6 +56,7 @@ __all__ = [
     "rank_by_entropy",
     "rank_by_tolerance",
     "root_psd",
+    "shared_bases",
     "shared_blocks",
     "sqrt_psd",
     "stable_rank",

@@ -1,5 +1,6 @@
 """Finding the weights of a model, reading them, and putting operators in their place."""
 
+from .attentions import attentions
 from .blocks import Stack, blocks, stacks
 from .coupled import Channels, channels, modules
 from .finding import survey
@@ -28,6 +29,7 @@ __all__ = [
     "Site",
     "Stack",
     "Targets",
+    "attentions",
     "blocks",
     "channels",
     "choose_sites",

@@ -14,6 +14,7 @@ from .decoded import Decoded
 from .dense import Dense
 from .diagonal import Diagonal
 from .double_pruned import DoublePruned
+from .entrywise import Entrywise
 from .foreign import Foreign
 from .fourier import Fourier
 from .frobenius import FrobeniusNormalised
@@ -45,12 +46,12 @@ from .quantise import (
     quantise_uniform,
 )
 from .quantised import Quantised
-from .rectified import Rectified
 from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
 from .rounded_inputs import RoundedInputs
 from .routed import Routed
+from .routed_rows import RoutedRows
 from .row_sparse import RowSparse, column_type
 from .scaled import Scaled
 from .score_masked import ScoreMasked
@@ -94,6 +95,7 @@ __all__ = [
     "Dense",
     "Diagonal",
     "DoublePruned",
+    "Entrywise",
     "Foreign",
     "Fourier",
     "FrobeniusNormalised",
@@ -113,12 +115,12 @@ __all__ = [
     "Polyadic",
     "Product",
     "Quantised",
-    "Rectified",
     "Reflections",
     "Repeated",
     "Rope",
     "RoundedInputs",
     "Routed",
+    "RoutedRows",
     "RowNormalised",
     "RowSparse",
     "Scaled",

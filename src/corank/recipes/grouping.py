@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ..models import Site
+from ..models import Site, attentions
 from ..registry import Grouping
 
 #: Roles whose layers can share an input basis; o and down are left alone (Basis Sharing).
@@ -46,3 +46,46 @@ def sandwich(sites: Sequence[Site]) -> list[list[Site]]:
         *middle, last = others or [first]
         groups += [[first], middle, [last]] if others else [[first]]
     return [group for group in groups if group]
+
+
+def experts_of_a_layer(*projections: str) -> Grouping:
+    """One group of all targeted experts of a layer, of these projections; others are left out.
+
+    Raises ValueError where no targeted site is one.
+    """
+
+    def group(sites: Sequence[Site]) -> list[list[Site]]:
+        found: dict[str, list[Site]] = defaultdict(list)
+        for site in sites:
+            if site.kind == "expert" and site.expert[1] in projections:
+                found[site.expert[0]].append(site)
+        if not found:
+            raise ValueError(
+                f"no targeted weight is an expert's {' or '.join(projections)}: this method shares "
+                "weights between the fused experts of a mixture; use another one for this model"
+            )
+        return list(found.values())
+
+    return group
+
+
+def attentions_of_a_kind(sites: Sequence[Site]) -> list[list[Site]]:
+    """The q, k, v and o of all layers' attentions of one name and shape; others are left out.
+
+    Raises ValueError where there are no two such attentions.
+    """
+    found: dict[object, list[dict[str, Site]]] = defaultdict(list)
+    for path, roles in attentions(sites).items():
+        shapes = tuple(sorted((role, site.shape) for role, site in roles.items()))
+        found[re.sub(r"\d+", "#", path), shapes].append(roles)
+    groups = [
+        [site for roles in layers for site in roles.values()]
+        for layers in found.values()
+        if len(layers) > 1
+    ]
+    if not groups:
+        raise ValueError(
+            "no two layers have targeted q, k, v or o projections of one shape, apart from each "
+            "other: this method shares heads between layers; use another one for this model"
+        )
+    return groups

@@ -12,10 +12,10 @@ from ..models import Site
 from ..operators import (
     Dense,
     Diagonal,
+    Entrywise,
     Kron,
     Operator,
     Product,
-    Rectified,
     Reflections,
     Scaled,
     Sum,
@@ -131,7 +131,7 @@ def soda(sizes: tuple[int, int, int] | None = None) -> Adaptation:
         dtype = leaf_dtype(op)
         u, s, vh, _ = exact_svd(op.dense().detach().to(dtype))
         values = nn.Parameter(s, requires_grad=False)
-        shifted = Rectified(Sum(Diagonal(values), Diagonal(zeros(op, s.shape[0]))))
+        shifted = Entrywise(Sum(Diagonal(values), Diagonal(zeros(op, s.shape[0]))), "relu")
         change = Product(Dense(u), Sum(shifted, Scaled(Diagonal(values), -1.0)), Dense(vh))
         one, two, three = (
             Dense(trains(torch.eye(side, dtype=dtype, device=op.device))) for side in (a, b, c)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from ..registry import Adaptation, Paper, method
 from ..rewrites import plus, zero_low_rank
-from ..settings import fedsa_lora, flexigpt, kshot_experts, loram, weight_selection
+from ..settings import (
+    factorllm,
+    fedsa_lora,
+    flexigpt,
+    kshot_experts,
+    loram,
+    weight_selection,
+)
 from .counts import low_rank
 
 
@@ -94,3 +101,17 @@ method(
     area="compress",
     laws=SETTING,
 )(weight_selection)
+
+method(
+    Paper(
+        "FactorLLM: Factorizing Knowledge via Mixture of Experts for Large Language Models",
+        "2408.11855",
+        "the abstract and the authors' code; the sections were not read",
+        "Routers alone learn, from the original's inputs to each network; the training of experts "
+        "and routers together, with the language model's loss and a balance loss, is left to the "
+        "caller, and so the router learns nothing after. It has no bias. The router of most "
+        "agreement is kept. Only gate and up skip what was not chosen.",
+    ),
+    area="compress",
+    laws=SETTING,
+)(factorllm)

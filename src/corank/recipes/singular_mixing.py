@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import SiteError
 from ..models import Site
-from ..operators import Dense, Diagonal, LowRank, Operator, Product, Rectified, Sparse, Sum
+from ..operators import Dense, Diagonal, Entrywise, LowRank, Operator, Product, Sparse, Sum
 from ..registry import Adaptation, Paper, method
 from ..rewrites import Rewrite, Triples, all_triples, cut, plus
 from ..rewrites.adapting import kaiming, ones, require_rank, trains, zeros
@@ -145,7 +145,7 @@ def salt(rank: int = 8, ratio: float = 0.1, rectify: bool = True) -> Adaptation:
         low = LowRank(trains(start), zeros(op, rank, left))
         lower: Operator = Sum(Diagonal(rest.s), low)
         if rectify:
-            upper, lower = Rectified(upper), Rectified(lower)
+            upper, lower = (Entrywise(part, "relu") for part in (upper, lower))
         return Sum(
             Product(Dense(top.u), upper, Dense(top.vh)),
             Product(Dense(rest.u), lower, Dense(rest.vh)),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..control import Training, vector_freezing
 from ..linalg import rank_by_energy
 from ..models import Site, read_bias
-from ..operators import Dense, Diagonal, LowRank, Operator, Product, Rectified, Scaled, Sum
+from ..operators import Dense, Diagonal, Entrywise, LowRank, Operator, Product, Scaled, Sum
 from ..registry import Adaptation, Paper, method
 from ..rewrites import Rewrite, Triples, all_triples, cut, leading, plus
 from ..rewrites.adapting import zeros
@@ -86,7 +86,7 @@ def svdiff(scale: float = 1.0) -> Adaptation:
     def rewrite(op: Operator, site: Site) -> Operator:
         u, s, vh = all_triples(op)
         shift = Scaled(Diagonal(zeros(op, s.shape[0])), scale)
-        return Product(Dense(u), Rectified(Sum(Diagonal(s), shift)), Dense(vh))
+        return Product(Dense(u), Entrywise(Sum(Diagonal(s), shift), "relu"), Dense(vh))
 
     return Adaptation(Rewrite(rewrite), each(min), each(lambda m, n: min(m, n) * (m + n + 1)))
 

@@ -73,12 +73,13 @@ class Look:
 class Recipe:
     """One configured method: its parts, empty ones meaning 'as usual'.
 
-    `family` makes the operators; `group` says which sites are rewritten together; `allocate`
-    names the default allocator, and `rank` a default rank where the method has no budget;
-    `cascade` takes each site's inputs from the model compressed so far; `trains` leaves
-    only the low-rank factors of the rewritten sites trainable, only the norms, or only what decides
-    how their codes are rounded; `heal` is the training that follows; `look` finds the statistics
-    that calibration cannot collect.
+    `family` makes the operators; `group` says which sites are rewritten together, and leaves out
+    those that the method does not serve, which stay as they are; `allocate` names the default
+    allocator, and `rank` a default rank where the method has no budget; `cascade` takes each
+    site's inputs from the model compressed so far; `trains` leaves only the low-rank factors of the
+    rewritten sites trainable, only the norms, or only what decides how their codes are rounded;
+    `heal` is the training that follows; `look` finds the statistics that calibration cannot
+    collect.
     """
 
     family: Family

@@ -9,13 +9,16 @@ from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wi
 from .dictionary import Fit, dictionary
 from .factorwise import count_factorwise, factorwise
 from .fresh import fresh
+from .head_sharing import head_sharing
 from .iterated import iterated_signs
 from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
+from .merging import merging
 from .narrowing import Importance, by_leverage, by_magnitude, narrowing
 from .polyadics import polyadic_sum
 from .quantisation import quantisation
 from .rewrite import Biases, Counts, Family, Rewrite, Unit, by_site
+from .shared_bases import basis_mixture
 from .sharing import shared_mean
 from .signed import signed, signed_factors
 from .skeletons import skeleton
@@ -39,6 +42,7 @@ __all__ = [
     "Unit",
     "all_triples",
     "any_of",
+    "basis_mixture",
     "between",
     "block_truncation",
     "by_leverage",
@@ -51,10 +55,12 @@ __all__ = [
     "dictionary",
     "factorwise",
     "fresh",
+    "head_sharing",
     "iterated_signs",
     "layout_of",
     "leading",
     "menu_of_ranks",
+    "merging",
     "narrowing",
     "only",
     "plus",

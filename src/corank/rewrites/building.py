@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..metrics import Measure
 from ..operators import Operator
@@ -23,10 +23,15 @@ def menu_by_building(
     dense = unit.bytes
     paying = {size: cost for size, cost in costs.items() if cost < dense}
 
-    def error(size: int) -> float:
-        return sum(
-            float(measure(site.stats).loss(op.dense().detach() - made.dense().detach()))
-            for site, op, made in zip(unit.sites, unit.ops, build(unit, size), strict=True)
-        )
+    def errors() -> list[float]:
+        return [*(error_of(unit, build(unit, size), measure) for size in paying), 0.0]
 
-    return Menu([*paying, None], [*paying.values(), dense], lambda: [*map(error, paying), 0.0])
+    return Menu([*paying, None], [*paying.values(), dense], errors)
+
+
+def error_of(unit: Unit, made: Sequence[Operator], measure: Measure) -> float:
+    """What it costs in `measure` that the unit's operators become these."""
+    return sum(
+        float(measure(site.stats).loss(op.dense().detach() - now.dense().detach()))
+        for site, op, now in zip(unit.sites, unit.ops, made, strict=True)
+    )

@@ -1,5 +1,6 @@
 """What spans whole models: clients, pruned twins, shared blocks, chosen experts, larger ones."""
 
+from .factorized import factorllm
 from .federated import fedsa_lora
 from .few_shot import kshot_experts
 from .influence import block_influence
@@ -13,6 +14,7 @@ from .tasks import set_task
 __all__ = [
     "Pruned",
     "block_influence",
+    "factorllm",
     "fedsa_lora",
     "flexigpt",
     "kshot_experts",

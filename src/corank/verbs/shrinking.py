@@ -88,12 +88,20 @@ def shrink(
     )  # fmt: skip
     budget["round_to"] = options.round_to
     groups, before = recipe.group(sites), model_sizes(model)
+    served = {site.name for group in groups for site in group}
+    left = [site for site in sites if site.name not in served]
+    if left:
+        report.notes.append(
+            f"{len(left)} of {len(sites)} targeted weights are none that {method!r} rewrites: they "
+            "stay as they are, and within the budget"
+        )
+        sites = [site for site in sites if site.name in served]
     minutes = options.heal_minutes
     if minutes is None:
         minutes = 2.0 if recipe.heal else 0.0
     healing = (recipe.heal or Healing()) if minutes > 0 else None
     if options.dry_run:
-        plan = plan_by_shape(model, groups, recipe, **budget)
+        plan = plan_by_shape(model, groups, recipe, left=left, **budget)
         report.notes.append("dry run: sizes are the uniform allocation's; nothing was changed")
         report.sites = describe_plan(plan, recipe.family)
         report.totals = total_sizes(report.sites, before)
@@ -131,7 +139,9 @@ def shrink(
             recipe.look.find(model, sites, inputs, options.loss)
         seconds["calibration"] = perf_counter() - started
         started = perf_counter()
-        plan = make_plan(model, groups, recipe, allocate=allocate, inputs=inputs, **budget)
+        plan = make_plan(
+            model, groups, recipe, allocate=allocate, inputs=inputs, left=left, **budget
+        )
         if recipe.cascade is None or inputs is None:
             errors = rewrite_at_once(model, plan, recipe, told)
         else:

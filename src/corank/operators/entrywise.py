@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from .activated import FUNCTIONS
 from .cost import dense_flops
 from .diagonal import Diagonal
 from .operator import Operator, require_operators
@@ -19,24 +20,30 @@ from .transpose import transpose
 
 @storable
 @final
-class Rectified(Operator):
-    """max(0, W), entry by entry.
+class Entrywise(Operator):
+    """f(W), entry by entry of the matrix: linear in x. f is one of `FUNCTIONS`; each keeps zero.
 
     A W composed of diagonal matrices alone is applied as one; any other through its matrix.
     """
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Operator, function: str) -> None:
         super().__init__()
-        require_operators((operator,), "Rectified")
+        require_operators((operator,), "Entrywise")
+        if function not in FUNCTIONS:
+            raise ValueError(f"Entrywise: {function!r} is none of {', '.join(sorted(FUNCTIONS))}")
         self.shape = operator.shape
-        self.operator = operator
+        self.operator, self.function = operator, function
 
     def forward(self, x: Tensor) -> Tensor:
         entries = _entries(self.operator)
-        return apply_dense(self, x) if entries is None else x * entries.relu().to(x.dtype)
+        return (
+            apply_dense(self, x)
+            if entries is None
+            else x * FUNCTIONS[self.function](entries).to(x.dtype)
+        )
 
     def dense(self) -> Tensor:
-        return self.operator.dense().relu()
+        return FUNCTIONS[self.function](self.operator.dense())
 
     def flops(self, tokens: int) -> int:
         out, into = self.shape
@@ -61,10 +68,10 @@ def _entries(op: Operator) -> Tensor | None:  # (d,)
 
 
 @transpose.register
-def _transpose(op: Rectified) -> Operator:
-    return Rectified(transpose(op.operator))
+def _transpose(op: Entrywise) -> Operator:
+    return Entrywise(transpose(op.operator), op.function)
 
 
 @dense_flops.register
-def _dense_flops(op: Rectified) -> int:
+def _dense_flops(op: Entrywise) -> int:
     return dense_flops(op.operator) + op.shape[0] * op.shape[1]
