@@ -35,9 +35,7 @@ def save_compressed_tensors(model: nn.Module, folder: Path, shard_bytes: int) ->
     held: dict[str, Any] = dict(layers(model))
     problems = [f"{path}: {why}" for path, layer in held.items() if (why := _problem(layer))]
     fused = {site.path for site in survey(model)[0] if site.kind == "expert"} - held.keys()
-    problems += [
-        f"{path}: transformers reads fused experts as codes only" for path in sorted(fused)
-    ]
+    problems += [f"{path}: fused experts, which are read as codes only" for path in sorted(fused)]
     groups = _groups(held) if held and not problems else {}
     asymmetric = any(not group["weights"]["symmetric"] for group in groups.values())
     if asymmetric and len(groups) > 1:
