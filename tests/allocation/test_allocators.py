@@ -149,6 +149,18 @@ def test_an_exact_search_that_would_not_end_is_refused_with_a_remedy(monkeypatch
         knapsack(candidates, 400)
 
 
+def test_where_the_exact_search_is_too_long_it_rounds_costs_up_and_keeps_the_budget(
+    monkeypatch, candidates
+):
+    budget = int(0.6 * sum(c.bytes for c in candidates))
+    exact = loss(candidates, knapsack(candidates, budget))
+    options = sum(len(c.menu.costs) for c in candidates)
+    monkeypatch.setattr("corank.allocation.search.MOST_STEPS", 200 * options)
+    picks = knapsack(candidates, budget)
+    assert cost(candidates, picks) <= budget
+    assert exact <= loss(candidates, picks) <= 1.2 * exact
+
+
 def test_an_unknown_allocator_names_the_nearest():
     with pytest.raises(ValueError, match="knapsack"):
         find_allocator("knapsak")

@@ -42,8 +42,9 @@ def of(recipe, shape, dtype=torch.float64):
 
 def size(recipe, given):
     """A size that the method offers, a small one where there are many."""
-    sizes = [s for s in recipe.family.menu(given).sizes if isinstance(s, int)]
-    return max([s for s in sizes if s <= 5] or sizes[:1])
+    offered = [s for s in recipe.family.menu(given).sizes if s is not None]
+    sizes = [s for s in offered if isinstance(s, int)]
+    return max([s for s in sizes if s <= 5] or sizes[:1]) if sizes else offered[len(offered) // 2]
 
 
 def measure(recipe, given):
@@ -214,6 +215,51 @@ def test_codes_are_sparse_counted_and_better_with_more_atoms(method, shape):
         [float(metric.loss(weight - recipe.family.build(given, k)[0].dense())) for k in
          menu.sizes[:-1]] + [0.0], rel=1e-3,
     )  # fmt: skip
+
+
+@law("knapsack")
+@shapes
+def test_what_a_knapsack_chooses_from_is_counted_sparse_and_pays(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    metric, weight = measure(recipe, given), given.ops[0].dense()
+    menu = recipe.family.menu(given)
+    assert menu.errors == sorted(menu.errors, reverse=True)
+    assert menu.sizes[-1] is None
+    assert len({key for key, _ in menu.sizes[:-1]}) > 1
+    for chosen, cost, error in zip(menu.sizes, menu.costs, menu.errors, strict=True):
+        if chosen is None:
+            continue
+        (op,) = recipe.family.build(given, chosen)
+        assert recipe.family.counts(given, chosen) == [(op.numel(), op.bytes())]
+        assert op.bytes() == cost
+        assert float(metric.loss(weight - op.dense())) == pytest.approx(error, rel=1e-6)
+    (whole,) = recipe.family.build(given, (1.0, min(shape)))
+    torch.testing.assert_close(whole.dense(), weight)
+
+
+def test_rocket_equals_its_own_recipe_done_literally():
+    recipe = METHODS["rocket"].recipe({})
+    given = of(recipe, (24, 16))
+    weight, gram = given.ops[0].dense(), given.sites[0].stats["gram"]
+    values, vectors = torch.linalg.eigh(gram)
+    root = vectors * values.sqrt()
+    x = weight @ root
+    d = torch.linalg.eigh(x.mT @ x).eigenvectors.flip(1)[:, :8].mT
+    s = x @ d.mT
+    lengths = (d @ torch.linalg.inv(root)).norm(dim=1)
+    score = (s.abs() * (s.abs() * lengths)).sqrt()
+    keep = torch.zeros_like(s, dtype=torch.bool)
+    for i in range(24):
+        keep[i, score[i].argsort(descending=True)[: int(8 * (0.5 - 0.005))]] = True
+    rest = (s.abs() * lengths).masked_fill(keep, 0)
+    keep |= rest >= rest.max()  # 0.5% of 192 places: at least one
+    s = s * keep
+    refit = torch.linalg.solve(s.mT @ s + 1e-3 * (s.mT @ s).trace() / 8 * torch.eye(8), s.mT @ x)
+    best = min((d, refit), key=lambda atoms: float((x - s @ atoms).norm()))
+    literal = s @ best @ torch.linalg.inv(root)
+    (op,) = recipe.family.build(given, (2.0, 8))
+    torch.testing.assert_close(op.dense(), literal)
 
 
 def test_compot_with_full_rows_is_svd_llm():

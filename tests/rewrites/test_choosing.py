@@ -68,3 +68,8 @@ def test_the_integer_program_is_the_brute_force_optimum(share):
     picks = integer_program(candidates, budget)
     assert cost(candidates, picks) <= budget
     assert loss(picks) <= best * (1 + 1e-3)
+
+
+def test_a_rank_alone_is_refused_with_a_remedy():
+    with pytest.raises(ValueError, match="keep="):
+        either().build(unit(0), 3)

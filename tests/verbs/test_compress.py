@@ -17,7 +17,14 @@ from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
 #: Those that rewrite any one weight, or two.
 KEYS = [m.key for m in corank.methods("compress") if not m.laws & {"setting", "shares_layers"}]
-LOSSY = {"sparse_codes", "stacks", "shared_blocks", "common_center"}
+#: The laws of methods that have no rank, or lose something at the full one.
+LOSSY = {
+    "sparse_codes",
+    "stacks",
+    "shared_blocks",
+    "common_center",
+    "knapsack",
+}
 LOSSLESS = [k for k in KEYS if not METHODS[k].laws & LOSSY]
 BUDGETED = [k for k in KEYS if METHODS[k].recipe({}).rank is None]
 

@@ -9,6 +9,7 @@ from .gram import GramAccumulator
 from .patterns import n_of_m
 from .polyadic import polyadic
 from .projection import energy, project, projection_spectrum
+from .pruned_dictionary import pruned_dictionary
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .selection import SELECTIONS, by_leverage, by_volume, deim
@@ -47,6 +48,7 @@ __all__ = [
     "principal_components",
     "project",
     "projection_spectrum",
+    "pruned_dictionary",
     "randomized_svd",
     "rank_by_energy",
     "rank_by_entropy",

@@ -6,7 +6,7 @@ from .choosing import any_of, only
 from .compensation import compensation
 from .cuttable import layout_of
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
-from .dictionary import Fit, dictionary
+from .dictionary import Fit, Held, Solve, dictionary, evenly
 from .factorwise import count_factorwise, factorwise
 from .fresh import fresh
 from .iterated import iterated_signs
@@ -31,10 +31,12 @@ __all__ = [
     "Delta",
     "Family",
     "Fit",
+    "Held",
     "Importance",
     "Menu",
     "Rewrite",
     "Size",
+    "Solve",
     "Triples",
     "Unit",
     "all_triples",
@@ -49,6 +51,7 @@ __all__ = [
     "count_factorwise",
     "cut",
     "dictionary",
+    "evenly",
     "factorwise",
     "fresh",
     "iterated_signs",
