@@ -50,6 +50,7 @@ from corank.operators import (
     ScoreMasked,
     Seeded,
     Select,
+    SemiStructured,
     Signs,
     Sketched,
     Sparse,
@@ -58,6 +59,7 @@ from corank.operators import (
     Tempered,
     TensorExperts,
     TensorTrain,
+    Thinned,
     TileAffine,
     Tiled,
     Toeplitz,
@@ -181,6 +183,36 @@ def row_sparse() -> Case:
         for k, j in enumerate(row):
             w[i, j] = values[i, k]
     return RowSparse(values, torch.tensor(columns, dtype=torch.uint8), 6), w
+
+
+@oracle
+def semi_structured_two_of_four() -> Case:
+    places, values = [[0, 3, 1, 2], [1, 2, 0, 1], [2, 3, 0, 3]], rand(3, 4)
+    w = torch.zeros(3, 8, dtype=torch.float64)
+    for i, row in enumerate(places):
+        for k, place in enumerate(row):
+            w[i, 4 * (k // 2) + place] = values[i, k]
+    return SemiStructured(values, _packed(places, 2), 8, 4), w
+
+
+@oracle
+def semi_structured_one_of_three() -> Case:
+    places, values = [[0, 2, 1, 2, 0], [1, 1, 2, 0, 0]], rand(2, 5)
+    w = torch.zeros(2, 15, dtype=torch.float64)
+    for i, row in enumerate(places):
+        for k, place in enumerate(row):
+            w[i, 3 * k + place] = values[i, k]
+    return SemiStructured(values, _packed(places, 2), 15, 3), w
+
+
+@oracle
+def thinned_detached() -> Case:
+    latent = rand(4, 6)
+    w = latent.clone()
+    for row in w:
+        for start in (0, 3):
+            row[start + int(row[start : start + 3].abs().argmin())] = 0
+    return Thinned(latent, 2, 3), w
 
 
 @oracle

@@ -57,6 +57,7 @@ from .score_masked import ScoreMasked
 from .seeded import Seeded, materialise
 from .select import Select
 from .selection import Selection
+from .semi_structured import SemiStructured, place_bits, thin
 from .settling import is_settled, settle
 from .signs import Signs
 from .skeleton import build, describe, storable
@@ -68,6 +69,7 @@ from .sum import Sum
 from .tempered import Tempered
 from .tensor_experts import TensorExperts
 from .tensor_train import TensorTrain
+from .thinned import Thinned
 from .tile_affine import TileAffine
 from .tiled import Tiled
 from .toeplitz import Toeplitz
@@ -126,6 +128,7 @@ __all__ = [
     "Seeded",
     "Select",
     "Selection",
+    "SemiStructured",
     "Signs",
     "Sketched",
     "Sparse",
@@ -135,6 +138,7 @@ __all__ = [
     "Tempered",
     "TensorExperts",
     "TensorTrain",
+    "Thinned",
     "TileAffine",
     "Tiled",
     "Toeplitz",
@@ -160,6 +164,7 @@ __all__ = [
     "normalise_columns",
     "normalise_rows",
     "pack",
+    "place_bits",
     "quantise_codebook",
     "quantise_scales",
     "quantise_shifted",
@@ -171,6 +176,7 @@ __all__ = [
     "settle",
     "sparsify",
     "storable",
+    "thin",
     "trainable",
     "transpose",
     "unpack",
