@@ -36,6 +36,14 @@ everyone = pytest.mark.parametrize("method", COMPRESSES, ids=[m.key for m in COM
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=["tall", "wide", "square"])
 
 
+#: What makes a method fit weights as small as those here.
+SMALL = {"armor": {"block": 4, "steps": 20}}
+
+
+def configured(method):
+    return method.recipe(SMALL.get(method.key, {}))
+
+
 def of(recipe, shape, dtype=torch.float64):
     return unit(*shape, recipe.family.needs, dtype)
 
@@ -44,7 +52,11 @@ def size(recipe, given):
     """A size that the method offers, a small one where there are many."""
     offered = [s for s in recipe.family.menu(given).sizes if s is not None]
     sizes = [s for s in offered if isinstance(s, int)]
-    return max([s for s in sizes if s <= 5] or sizes[:1]) if sizes else offered[len(offered) // 2]
+    return (
+        max([s for s in sizes if s <= 5] or sizes[:1])
+        if sizes
+        else (offered or [0])[len(offered) // 2]
+    )
 
 
 def measure(recipe, given):
@@ -70,7 +82,7 @@ LINEAR = [m for m in COMPRESSES if "rounds_inputs" not in m.laws]
 @pytest.mark.parametrize("method", LINEAR, ids=[m.key for m in LINEAR])
 @shapes
 def test_forward_is_dense_linear_and_batched(method, shape):
-    recipe = method.recipe({})
+    recipe = configured(method)
     given = of(recipe, shape)
     (op,) = recipe.family.build(given, size(recipe, given))
     x = torch.randn(3, 2, shape[1], dtype=torch.float64)
@@ -82,7 +94,7 @@ def test_forward_is_dense_linear_and_batched(method, shape):
 
 @everyone
 def test_results_depend_on_the_seed_alone(method):
-    recipe = method.recipe({})
+    recipe = configured(method)
     builds = []
     for state in (1, 2):
         torch.manual_seed(state)
@@ -93,7 +105,7 @@ def test_results_depend_on_the_seed_alone(method):
 
 @everyone
 def test_reads_only_the_statistics_it_declares(method):
-    recipe = method.recipe({})
+    recipe = configured(method)
     stripped = of(recipe, (24, 16))
     recipe.family.build(stripped, size(recipe, stripped))
     recipe.family.menu(stripped).errors  # noqa: B018
@@ -106,7 +118,7 @@ def test_reads_only_the_statistics_it_declares(method):
 @everyone
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_every_dtype_stays_what_it_was(method, dtype):
-    recipe = method.recipe({})
+    recipe = configured(method)
     given = of(recipe, (24, 16), dtype)
     (op,) = recipe.family.build(given, size(recipe, given))
     assert op.dtype == dtype
@@ -236,6 +248,35 @@ def test_what_a_knapsack_chooses_from_is_counted_sparse_and_pays(method, shape):
         assert float(metric.loss(weight - op.dense())) == pytest.approx(error, rel=1e-6)
     (whole,) = recipe.family.build(given, (1.0, min(shape)))
     torch.testing.assert_close(whole.dense(), weight)
+
+
+@law("two_of_four")
+@shapes
+def test_two_of_four_with_blocks_is_counted_and_better_than_without(method, shape):
+    losses = []
+    for steps in (0, 20):
+        recipe = method.recipe({"block": 4, "steps": steps})
+        given = of(recipe, shape)
+        metric, weight = measure(recipe, given), given.ops[0].dense()
+        (op,) = recipe.family.build(given, 0)
+        assert recipe.family.counts(given, 0) == [(op.numel(), op.bytes())]
+        core = op.operators[1].dense()
+        if steps == 0:
+            torch.testing.assert_close(op.dense(), weight * (core != 0))
+        assert ((core != 0).unflatten(1, (-1, 4)).sum(2) <= 2).all()
+        losses.append(float(metric.loss(weight - op.dense())))
+        menu = recipe.family.menu(given)
+        if op.bytes() < given.bytes:
+            assert (menu.sizes, menu.costs) == ([0, None], [op.bytes(), given.bytes])
+            assert menu.errors == pytest.approx([losses[-1], 0.0])
+        else:
+            assert menu.sizes == [None]
+    assert losses[1] < losses[0]
+    for block, problem in ((32, "blocks of 32"), (12, "blocks of 12")):
+        with pytest.raises(ValueError, match=problem):
+            method.recipe({"block": block}).family.build(given, 0)
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        method.recipe({}).family.menu(of(recipe, (24, 18)))
 
 
 def test_rocket_equals_its_own_recipe_done_literally():

@@ -19,6 +19,7 @@ from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
 from .tensor_train import bond_sizes, common_center, tensor_train
 from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
+from .wrapped_sparse import Wrapped, wrapped_sparse
 
 __all__ = [
     "SELECTIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "GramAccumulator",
     "Implicit",
     "SVDResult",
+    "Wrapped",
     "add_ridge",
     "balance",
     "bond_sizes",
@@ -60,4 +62,5 @@ __all__ = [
     "tensor_train",
     "truncated_svd",
     "two_sided",
+    "wrapped_sparse",
 ]

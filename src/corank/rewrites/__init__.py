@@ -16,6 +16,7 @@ from .narrowing import Importance, by_leverage, by_magnitude, narrowing
 from .polyadics import polyadic_sum
 from .quantisation import quantisation
 from .rewrite import Biases, Counts, Family, Rewrite, Unit, by_site
+from .semi_structured import wrapped
 from .sharing import shared_mean
 from .signed import signed, signed_factors
 from .skeletons import skeleton
@@ -79,5 +80,6 @@ __all__ = [
     "truncation",
     "utilised",
     "wide",
+    "wrapped",
     "zero_low_rank",
 ]
