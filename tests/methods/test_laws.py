@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from corank.linalg import wrapped_sparse
 from corank.models import Site
 from corank.operators import (
     Dense,
@@ -277,6 +278,22 @@ def test_two_of_four_with_blocks_is_counted_and_better_than_without(method, shap
             method.recipe({"block": block}).family.build(given, 0)
     with pytest.raises(ValueError, match="no multiple of 4"):
         method.recipe({}).family.menu(of(recipe, (24, 18)))
+
+
+def test_armor_undoes_the_lengths_of_rows_and_columns():
+    recipe = METHODS["armor"].recipe({"block": 4, "steps": 20})
+    given = of(recipe, (24, 16))
+    weight, site = given.ops[0].dense(), given.sites[0]
+    columns = weight.norm(dim=0)
+    rows = (weight / columns).norm(dim=1)
+    unit_weight = weight / columns / rows[:, None]
+    left, core, right = wrapped_sparse(
+        unit_weight, site.stats["square_mean"], 4, 20, generator=site.generator()
+    )
+    made = torch.block_diag(*left) @ core @ torch.block_diag(*right)
+    torch.testing.assert_close(
+        recipe.family.build(given, 0)[0].dense(), rows[:, None] * made * columns
+    )
 
 
 def test_rocket_equals_its_own_recipe_done_literally():
