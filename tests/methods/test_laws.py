@@ -11,6 +11,7 @@ from corank.models import Site
 from corank.operators import (
     Dense,
     Quantised,
+    is_settled,
     normal_float,
     quantise_codebook,
     quantise_signs,
@@ -38,7 +39,7 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=["tall", "wide", "square"]
 
 
 #: What makes a method fit weights as small as those here.
-SMALL = {"armor": {"block": 4, "steps": 20}}
+SMALL = {"armor": {"block": 4, "steps": 20}, "dsformer": {"block": 8}}
 
 
 def configured(method):
@@ -553,15 +554,16 @@ def test_codes_are_of_what_the_svd_leaves_and_the_bytes_are_told(method, dtype):
     torch.testing.assert_close(op.operators[1].dense().float(), nearest, rtol=0.02, atol=0.02)
 
 
-@law("settles")
+@everyone
 @shapes
-def test_what_trains_settles_to_the_bytes_that_were_told(method, shape):
-    recipe = method.recipe({})
+def test_what_trains_settles_as_the_same_matrix_in_the_bytes_that_were_told(method, shape):
+    recipe = configured(method)
     given = of(recipe, shape, torch.float32)
     chosen = size(recipe, given)
     (op,) = recipe.family.build(given, chosen)
     before = op.dense()
     settled = settle(op)
+    assert is_settled(settled)
     assert torch.equal(settled.dense(), before)
     assert recipe.family.counts(given, chosen) == [(settled.numel(), settled.bytes())]
 

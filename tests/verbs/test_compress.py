@@ -26,6 +26,7 @@ LOSSY = {
     "common_center",
     "knapsack",
     "two_of_four",
+    "dense_sparse",
 }
 LOSSLESS = [k for k in KEYS if not METHODS[k].laws & LOSSY]
 #: Those that have one size for each weight, and need none.

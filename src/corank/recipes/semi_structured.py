@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..registry import Paper, Recipe, method
-from ..rewrites import wrapped
+from ..registry import Healing, Paper, Recipe, method
+from ..rewrites import dense_sparse, wrapped
 
 
 @method(
@@ -28,3 +28,30 @@ def armor(block: int = 32, steps: int = 300) -> Recipe:
     if block < 4 or block % 4 or steps < 0:
         raise ValueError(f"block={block} must be a multiple of 4, and steps={steps} at least 0")
     return Recipe(wrapped(block, steps))
+
+
+@method(
+    Paper(
+        "DSFormer: Effective Compression of Text-Transformers by Dense-Sparse Weight Factorization",
+        "2312.13211",
+        "the abstract and a summary: blocks of the weight, a small dense basis for each, sparse "
+        "coefficients by rows, trained straight through; the body was not read",
+        "16 columns in a block, two rows of the basis for each coefficient and the start by K-SVD "
+        "are this library's; the straight-through factoriser trains by `heal_minutes` of "
+        "distillation (two unless said), not on a task's labels, and which coefficients stay is "
+        "by their size in every step",
+    ),
+    area="compress",
+    laws=("dense_sparse", "heals"),
+)
+def dsformer(block: int = 16, rows_per_nonzero: float = 2.0, rounds: int = 10) -> Recipe:
+    """Each block of columns in a small basis of its own, by few coefficients a row; then trained.
+
+    block: columns in a block, which divide the weight's.
+    rows_per_nonzero: at least 1; the rows of a basis over the coefficients that a row has.
+    """
+    if block < 1 or rows_per_nonzero < 1:
+        raise ValueError(
+            f"block={block} and rows_per_nonzero={rows_per_nonzero} must both be at least 1"
+        )
+    return Recipe(dense_sparse(block, rows_per_nonzero, rounds), heal=Healing())

@@ -6,6 +6,7 @@ from .choosing import any_of, only
 from .compensation import compensation
 from .cuttable import layout_of
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
+from .dense_sparse import dense_sparse
 from .dictionary import Fit, Held, Solve, dictionary, evenly
 from .factorwise import count_factorwise, factorwise
 from .fresh import fresh
@@ -51,6 +52,7 @@ __all__ = [
     "compensation",
     "count_factorwise",
     "cut",
+    "dense_sparse",
     "dictionary",
     "evenly",
     "factorwise",
