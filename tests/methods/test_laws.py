@@ -281,6 +281,33 @@ def test_two_of_four_with_blocks_is_counted_and_better_than_without(method, shap
         method.recipe({}).family.menu(of(recipe, (24, 18)))
 
 
+@law("dense_sparse")
+@shapes
+def test_a_larger_basis_for_every_block_is_better_and_a_full_one_loses_nothing(method, shape):
+    for ratio in (1.0, 2.0):
+        recipe = method.recipe({"block": 8, "rows_per_nonzero": ratio})
+        given = of(recipe, shape)
+        weight, menu = given.ops[0].dense(), recipe.family.menu(given)
+        errors = []
+        for rows in (1, 2, 4, 8):
+            (op,) = recipe.family.build(given, rows)
+            codes, basis = op.operators
+            assert basis.blocks.shape == (shape[1] // 8, rows, 8)
+            kept = (codes.dense() != 0).unflatten(1, (-1, rows)).sum(2)
+            assert (kept <= max(1, round(rows / ratio))).all()
+            errors.append(float((weight - op.dense()).square().sum()))
+            if rows in menu.sizes:
+                assert menu.errors[menu.sizes.index(rows)] == pytest.approx(errors[-1])
+            settled = settle(op)
+            assert recipe.family.counts(given, rows) == [(settled.numel(), settled.bytes())]
+        assert errors == sorted(errors, reverse=True)
+        assert (errors[-1] < 1e-12) == (ratio == 1)
+    with pytest.raises(ValueError, match="blocks of 5"):
+        method.recipe({"block": 5}).family.build(given, 1)
+    with pytest.raises(ValueError, match="outside 1 to 8"):
+        recipe.family.build(given, 9)
+
+
 def test_armor_undoes_the_lengths_of_rows_and_columns():
     recipe = METHODS["armor"].recipe({"block": 4, "steps": 20})
     given = of(recipe, (24, 16))
