@@ -281,6 +281,25 @@ def test_two_of_four_with_blocks_is_counted_and_better_than_without(method, shap
         method.recipe({}).family.menu(of(recipe, (24, 18)))
 
 
+@law("sparsifies")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_sparse_matrix_is_stored_in_its_smallest_form(method, dtype):
+    recipe = method.recipe({})
+    given = of(recipe, (24, 16), dtype)
+    menu, weight = recipe.family.menu(given), given.ops[0].dense()
+    kinds = set()
+    for count, cost, error in zip(menu.sizes[:-1], menu.costs, menu.errors, strict=False):
+        (op,) = recipe.family.build(given, count)
+        kinds.add(type(op).__name__)
+        assert recipe.family.counts(given, count) == [(op.numel(), op.bytes())]
+        assert op.bytes() == cost
+        assert op.numel() == count >= int((op.dense() != 0).sum())
+        assert float((weight - op.dense()).float().square().sum()) == pytest.approx(error, rel=0.01)
+    assert kinds == {"Sparse", "Bitmap"}
+    with pytest.raises(ValueError, match="outside 1 to 384"):
+        recipe.family.build(given, 385)
+
+
 @law("dense_sparse")
 @shapes
 def test_a_larger_basis_for_every_block_is_better_and_a_full_one_loses_nothing(method, shape):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from corank.operators import (
     Adapted,
     Base,
+    Bitmap,
     BlockColumns,
     BlockDiagonal,
     BlockRows,
@@ -183,6 +184,15 @@ def row_sparse() -> Case:
         for k, j in enumerate(row):
             w[i, j] = values[i, k]
     return RowSparse(values, torch.tensor(columns, dtype=torch.uint8), 6), w
+
+
+@oracle
+def bitmap() -> Case:
+    held, values = [(0, 1), (0, 4), (1, 0), (2, 2), (2, 3), (2, 4)], rand(6)
+    w, bits = torch.zeros(3, 5, dtype=torch.float64), [0] * 15
+    for k, (i, j) in enumerate(held):
+        w[i, j], bits[5 * i + j] = values[k], 1
+    return Bitmap(values, _packed([bits], 1)[0], (3, 5)), w
 
 
 @oracle

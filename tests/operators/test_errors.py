@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from corank.operators import (
+    Bitmap,
     BlockColumns,
     BlockDiagonal,
     BlockRows,
@@ -62,6 +63,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SemiStructured(z(2, 4), BYTES, 8, 4), r"places must be uint8 of shape \(2, 1\)"),
     (lambda: thin(z(1, 4), torch.eye(4).bool()[:1], 2), "as many in every 2 neighbours"),
     (lambda: Thinned(z(2, 6), 2, 4), "2 of every 4 do not fit rows of 6"),
+    (lambda: Bitmap(z(2), BYTES[0], (3, 2)), r"mask must be uint8 of shape \(1,\)"),
     (lambda: BlockDiagonal(z(2, 2)), "BlockDiagonal.blocks"),
     (lambda: Permutation(z(3)), "Permutation.index must be"),
     (lambda: Reflections(z(3)), "Reflections.u"),

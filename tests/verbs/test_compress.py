@@ -18,7 +18,6 @@ from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 #: Those that rewrite any one weight, or two.
 KEYS = [m.key for m in corank.methods("compress") if not m.laws & {"setting", "shares_layers"}]
 #: The laws of methods that have no rank, or lose something at the full one.
-#: The laws of methods that have no rank, or lose something at the full one.
 LOSSY = {
     "sparse_codes",
     "stacks",
@@ -27,6 +26,7 @@ LOSSY = {
     "knapsack",
     "two_of_four",
     "dense_sparse",
+    "sparsifies",
 }
 LOSSLESS = [k for k in KEYS if not METHODS[k].laws & LOSSY]
 #: Those that have one size for each weight, and need none.

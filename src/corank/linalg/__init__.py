@@ -14,6 +14,7 @@ from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .selection import SELECTIONS, by_leverage, by_volume, deim
 from .shared_blocks import shared_blocks
+from .sparsification import sparsify_spectrum
 from .svd import SVDResult, exact_svd, truncated_svd
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
 from .tensor_train import bond_sizes, common_center, tensor_train
@@ -57,6 +58,7 @@ __all__ = [
     "rank_by_tolerance",
     "root_psd",
     "shared_blocks",
+    "sparsify_spectrum",
     "sqrt_psd",
     "stable_rank",
     "tensor_train",

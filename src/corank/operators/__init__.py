@@ -3,6 +3,7 @@
 from .activated import Activated
 from .adapted import Adapted, additions
 from .base import Base
+from .bitmap import Bitmap, smallest_sparse
 from .block_diagonal import BlockDiagonal
 from .blocks import BlockColumns, BlockRows
 from .bottleneck import Bottleneck
@@ -84,6 +85,7 @@ __all__ = [
     "Activated",
     "Adapted",
     "Base",
+    "Bitmap",
     "BlockColumns",
     "BlockDiagonal",
     "BlockRows",
@@ -174,6 +176,7 @@ __all__ = [
     "quantised",
     "requantise",
     "settle",
+    "smallest_sparse",
     "sparsify",
     "storable",
     "thin",

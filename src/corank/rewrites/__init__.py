@@ -22,6 +22,7 @@ from .sharing import shared_mean
 from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
+from .sparsification import sparsification
 from .trains import common_trains, train_cores
 from .truncation import spectrum, truncation
 from .utilised import utilised
@@ -75,6 +76,7 @@ __all__ = [
     "signed_factors",
     "skeleton",
     "smoothing",
+    "sparsification",
     "spectrum",
     "split",
     "trailing",
