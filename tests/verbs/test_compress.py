@@ -27,10 +27,11 @@ LOSSY = {
     "two_of_four",
     "dense_sparse",
     "sparsifies",
+    "pairs",
 }
 LOSSLESS = [k for k in KEYS if not METHODS[k].laws & LOSSY]
 #: Those that have one size for each weight, and need none.
-SIZED = {"two_of_four"}
+SIZED = {"two_of_four", "pairs"}
 BUDGETED = [k for k in KEYS if METHODS[k].recipe({}).rank is None and not METHODS[k].laws & SIZED]
 
 

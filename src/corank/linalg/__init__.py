@@ -16,6 +16,7 @@ from .selection import SELECTIONS, by_leverage, by_volume, deim
 from .shared_blocks import shared_blocks
 from .sparsification import sparsify_spectrum
 from .svd import SVDResult, exact_svd, truncated_svd
+from .sylvester import shared_matrix
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
 from .tensor_train import bond_sizes, common_center, tensor_train
 from .triangular import ldu, pivoted_columns
@@ -58,6 +59,7 @@ __all__ = [
     "rank_by_tolerance",
     "root_psd",
     "shared_blocks",
+    "shared_matrix",
     "sparsify_spectrum",
     "sqrt_psd",
     "stable_rank",

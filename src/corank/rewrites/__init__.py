@@ -24,6 +24,7 @@ from .skeletons import skeleton
 from .smoothing import smoothing
 from .sparsification import sparsification
 from .trains import common_trains, train_cores
+from .transposed import transposed_sharing
 from .truncation import spectrum, truncation
 from .utilised import utilised
 from .values import shared_values
@@ -81,6 +82,7 @@ __all__ = [
     "split",
     "trailing",
     "train_cores",
+    "transposed_sharing",
     "truncation",
     "utilised",
     "wide",
