@@ -156,6 +156,7 @@ def test_where_the_exact_search_is_too_long_it_rounds_costs_up_and_keeps_the_bud
     exact = loss(candidates, knapsack(candidates, budget))
     options = sum(len(c.menu.costs) for c in candidates)
     monkeypatch.setattr("corank.allocation.search.MOST_STEPS", 200 * options)
+    monkeypatch.setattr("corank.allocation.search.SHORTER", 2)
     picks = knapsack(candidates, budget)
     assert cost(candidates, picks) <= budget
     assert exact <= loss(candidates, picks) <= 1.2 * exact

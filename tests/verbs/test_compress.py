@@ -333,6 +333,11 @@ def test_a_method_of_one_size_needs_no_budget_and_under_one_leaves_some_weights_
     assert report.totals["bytes_after"] <= 0.9 * report.totals["bytes_before"]
 
 
+def test_a_dry_run_needs_no_data_where_sizes_are_chosen_by_their_errors():
+    told = corank.compress(tiny_llama(), "rocket", keep=0.6, dry_run=True)
+    assert told.totals["bytes_after"] <= 0.6 * told.totals["bytes_before"]
+
+
 def test_blocks_that_do_not_fit_leave_the_model_as_it_was():
     model = tiny_llama()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -12,6 +12,8 @@ from .candidate import Candidate, cost, require_affordable
 
 #: Steps of the exact search that still take seconds, not minutes.
 MOST_STEPS = 4_000_000_000
+#: How much shorter the search is where that is not enough, and costs are rounded anyway.
+SHORTER = 10
 
 
 def greedy(candidates: list[Candidate], budget: int, floor: float = 0.0) -> list[int]:
@@ -66,7 +68,8 @@ def knapsack(candidates: list[Candidate], budget: int) -> list[int]:
     require_affordable(candidates, budget)
     options = sum(len(c.menu.costs) for c in candidates)
     unit = reduce(gcd, (k for c in candidates for k in c.menu.costs))
-    unit = max(unit, -(-budget * options // MOST_STEPS))
+    if budget // unit * options > MOST_STEPS:
+        unit = -(-budget * options * SHORTER // MOST_STEPS)
     room = budget // unit
     if sum(-(-c.menu.costs[0] // unit) for c in candidates) > room:
         raise ValueError(
