@@ -10,7 +10,7 @@ from corank.allocation import ALLOCATORS
 from corank.calibration.outputs import outputs
 from corank.healing.losses import channel_loss
 from corank.models import find_sites, read
-from corank.operators import Dense, LowRank
+from corank.operators import Dense, LowRank, Product
 from corank.registry import METHODS
 
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors

@@ -14,7 +14,7 @@ from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
 #: How many sizes a menu offers.
-STEPS = 64
+STEPS = 32
 
 
 def sparsification() -> Family:
