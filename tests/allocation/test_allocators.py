@@ -149,6 +149,20 @@ def test_an_exact_search_that_would_not_end_is_refused_with_a_remedy(monkeypatch
         knapsack(candidates, 400)
 
 
+def test_where_the_exact_search_is_too_long_it_rounds_costs_up_and_keeps_the_budget(
+    monkeypatch, candidates
+):
+    budgets = [int(k / 50 * sum(c.bytes for c in candidates)) for k in range(20, 45)]
+    exact = [loss(candidates, knapsack(candidates, budget)) for budget in budgets]
+    options = sum(len(c.menu.costs) for c in candidates)
+    monkeypatch.setattr("corank.allocation.search.MOST_STEPS", 50 * options)
+    monkeypatch.setattr("corank.allocation.search.SHORTER", 2)
+    for budget, best in zip(budgets, exact, strict=True):
+        picks = knapsack(candidates, budget)
+        assert cost(candidates, picks) <= budget
+        assert best <= loss(candidates, picks) < loss(candidates, [0] * len(candidates))
+
+
 def test_an_unknown_allocator_names_the_nearest():
     with pytest.raises(ValueError, match="knapsack"):
         find_allocator("knapsak")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from corank.operators import (
     Adapted,
     Base,
+    Bitmap,
     BlockColumns,
     BlockDiagonal,
     BlockRows,
@@ -50,6 +51,7 @@ from corank.operators import (
     ScoreMasked,
     Seeded,
     Select,
+    SemiStructured,
     Signs,
     Sketched,
     Sparse,
@@ -58,6 +60,7 @@ from corank.operators import (
     Tempered,
     TensorExperts,
     TensorTrain,
+    Thinned,
     TileAffine,
     Tiled,
     Toeplitz,
@@ -181,6 +184,45 @@ def row_sparse() -> Case:
         for k, j in enumerate(row):
             w[i, j] = values[i, k]
     return RowSparse(values, torch.tensor(columns, dtype=torch.uint8), 6), w
+
+
+@oracle
+def bitmap() -> Case:
+    held, values = [(0, 1), (0, 4), (1, 0), (2, 2), (2, 3), (2, 4)], rand(6)
+    w, bits = torch.zeros(3, 5, dtype=torch.float64), [0] * 15
+    for k, (i, j) in enumerate(held):
+        w[i, j], bits[5 * i + j] = values[k], 1
+    return Bitmap(values, _packed([bits], 1)[0], (3, 5)), w
+
+
+@oracle
+def semi_structured_two_of_four() -> Case:
+    places, values = [[0, 3, 1, 2], [1, 2, 0, 1], [2, 3, 0, 3]], rand(3, 4)
+    w = torch.zeros(3, 8, dtype=torch.float64)
+    for i, row in enumerate(places):
+        for k, place in enumerate(row):
+            w[i, 4 * (k // 2) + place] = values[i, k]
+    return SemiStructured(values, _packed(places, 2), 8, 4), w
+
+
+@oracle
+def semi_structured_one_of_three() -> Case:
+    places, values = [[0, 2, 1, 2, 0], [1, 1, 2, 0, 0]], rand(2, 5)
+    w = torch.zeros(2, 15, dtype=torch.float64)
+    for i, row in enumerate(places):
+        for k, place in enumerate(row):
+            w[i, 3 * k + place] = values[i, k]
+    return SemiStructured(values, _packed(places, 2), 15, 3), w
+
+
+@oracle
+def thinned_detached() -> Case:
+    latent = rand(4, 6)
+    w = latent.clone()
+    for row in w:
+        for start in (0, 3):
+            row[start + int(row[start : start + 3].abs().argmin())] = 0
+    return Thinned(latent, 2, 3), w
 
 
 @oracle

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from corank.operators import (
+    Bitmap,
     BlockColumns,
     BlockDiagonal,
     BlockRows,
@@ -25,8 +26,10 @@ from corank.operators import (
     Reflections,
     Rope,
     RowNormalised,
+    SemiStructured,
     Sparse,
     Sum,
+    Thinned,
     TileAffine,
     Toeplitz,
     Wavelet,
@@ -34,6 +37,7 @@ from corank.operators import (
     describe,
     sparsify,
     storable,
+    thin,
 )
 
 
@@ -54,6 +58,12 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Sparse(z(1), z(1), (2, 2)), "Sparse.index must be an int32 or int64"),
     (lambda: Sparse(z(1), z(1, dtype=torch.int32), (2**16, 2**16)), "needs int64"),
     (lambda: sparsify(z(2, 2), z(2, 2)), "kept must be bool"),
+    (lambda: SemiStructured(z(2, 3), BYTES, 8, 4), "as many in every 4 of its 8 columns"),
+    (lambda: SemiStructured(z(2, 4), BYTES, 10, 4), "as many in every 4 of its 10 columns"),
+    (lambda: SemiStructured(z(2, 4), BYTES, 8, 4), r"places must be uint8 of shape \(2, 1\)"),
+    (lambda: thin(z(1, 4), torch.eye(4).bool()[:1], 2), "as many in every 2 neighbours"),
+    (lambda: Thinned(z(2, 6), 2, 4), "2 of every 4 do not fit rows of 6"),
+    (lambda: Bitmap(z(2), BYTES[0], (3, 2)), r"mask must be uint8 of shape \(1,\)"),
     (lambda: BlockDiagonal(z(2, 2)), "BlockDiagonal.blocks"),
     (lambda: Permutation(z(3)), "Permutation.index must be"),
     (lambda: Reflections(z(3)), "Reflections.u"),

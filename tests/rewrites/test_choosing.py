@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from corank.allocation import Candidate, cost, integer_program
-from corank.metrics import euclidean
+from corank.metrics import euclidean, second_moment
 from corank.models import Site
 from corank.operators import Dense
 from corank.quantizers import round_to_nearest
@@ -44,6 +44,14 @@ def test_on_the_meta_device_the_menu_is_by_cost_alone():
     assert set(menu.errors) == {0.0}
 
 
+def test_before_calibration_the_menu_is_by_cost_alone():
+    family = any_of({r: truncation(second_moment(r)) for r in (0.0, 0.1)})
+    assert set(family.menu(unit(0)).errors) == {0.0}
+    given = unit(0)
+    given.sites[0].stats = {"gram": torch.eye(16)}
+    assert family.menu(given).errors[0] > 0
+
+
 def test_one_size_can_be_picked_out():
     family = compensation(round_to_nearest(4, 8), truncation(euclidean()))
     given = unit(0)
@@ -68,3 +76,8 @@ def test_the_integer_program_is_the_brute_force_optimum(share):
     picks = integer_program(candidates, budget)
     assert cost(candidates, picks) <= budget
     assert loss(picks) <= best * (1 + 1e-3)
+
+
+def test_a_rank_alone_is_refused_with_a_remedy():
+    with pytest.raises(ValueError, match="keep="):
+        either().build(unit(0), 3)

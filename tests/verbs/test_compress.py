@@ -10,7 +10,7 @@ from corank.allocation import ALLOCATORS
 from corank.calibration.outputs import outputs
 from corank.healing.losses import channel_loss
 from corank.models import find_sites, read
-from corank.operators import Dense, LowRank
+from corank.operators import Dense, LowRank, Product
 from corank.registry import METHODS
 
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
@@ -18,9 +18,22 @@ from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 #: Those that rewrite any one weight, or two; the others need experts, heads or layers that share.
 SOME = {"setting", "shares_layers", "shared_bases", "merges", "shares_heads"}
 KEYS = [m.key for m in corank.methods("compress") if not m.laws & SOME]
-LOSSY = {"sparse_codes", "stacks", "shared_blocks", "common_center"}
+#: The laws of methods that have no rank, or lose something at the full one.
+LOSSY = {
+    "sparse_codes",
+    "stacks",
+    "shared_blocks",
+    "common_center",
+    "knapsack",
+    "two_of_four",
+    "dense_sparse",
+    "sparsifies",
+    "pairs",
+}
 LOSSLESS = [k for k in KEYS if not METHODS[k].laws & LOSSY]
-BUDGETED = [k for k in KEYS if METHODS[k].recipe({}).rank is None]
+#: Those that have one size for each weight, and need none.
+SIZED = {"two_of_four", "pairs"}
+BUDGETED = [k for k in KEYS if METHODS[k].recipe({}).rank is None and not METHODS[k].laws & SIZED]
 
 
 def quick(key):
@@ -299,6 +312,39 @@ def test_every_method_exports_and_reloads(key, tmp_path):
         assert torch.equal(now, then)
     for site in find_sites(model):
         assert read(loaded, site).numel() == read(model, site).numel()
+
+
+def test_a_method_of_one_size_needs_no_budget_and_under_one_leaves_some_weights_alone(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_llama()
+    report = corank.compress(model, "armor", data=tokens(), block=4, steps=5)
+    assert all(isinstance(read(model, s), Product) for s in find_sites(model))
+    assert 0.7 < report.totals["bytes_after"] / report.totals["bytes_before"] < 0.85
+    corank.save(model, tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    for now, then in zip(outputs(loaded, tokens(2)), outputs(model, tokens(2)), strict=True):
+        assert torch.equal(now, then)
+    model = tiny_llama()
+    report = corank.compress(
+        model, "armor", keep=0.9, allocate="greedy", data=tokens(), block=4, steps=5
+    )
+    kinds = {type(read(model, s)) for s in find_sites(model)}
+    assert kinds == {Dense, Product}
+    assert report.totals["bytes_after"] <= 0.9 * report.totals["bytes_before"]
+
+
+def test_a_dry_run_needs_no_data_where_sizes_are_chosen_by_their_errors():
+    told = corank.compress(tiny_llama(), "rocket", keep=0.6, dry_run=True)
+    assert told.totals["bytes_after"] <= 0.6 * told.totals["bytes_before"]
+
+
+def test_blocks_that_do_not_fit_leave_the_model_as_it_was():
+    model = tiny_llama()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"q_proj.*blocks of 20"):
+        corank.compress(model, "armor", data=tokens(), block=20)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_spilling_changes_nothing_and_leaves_no_file(tmp_path):

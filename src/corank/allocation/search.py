@@ -12,6 +12,8 @@ from .candidate import Candidate, cost, require_affordable
 
 #: Steps of the exact search that still take seconds, not minutes.
 MOST_STEPS = 4_000_000_000
+#: How much shorter the search is where that is not enough, and costs are rounded anyway.
+SHORTER = 10
 
 
 def greedy(candidates: list[Candidate], budget: int, floor: float = 0.0) -> list[int]:
@@ -60,23 +62,26 @@ def _steepest(
 def knapsack(candidates: list[Candidate], budget: int) -> list[int]:
     """The exact optimum of the multiple-choice knapsack, by dynamic programming over the budget.
 
-    Raises ValueError where the table would be too large to fill.
+    Where the table would be too large to fill, costs are rounded up to a coarser unit, and the
+    optimum is that of these. Raises ValueError where nothing is affordable so.
     """
     require_affordable(candidates, budget)
+    options = sum(len(c.menu.costs) for c in candidates)
     unit = reduce(gcd, (k for c in candidates for k in c.menu.costs))
+    if budget // unit * options > MOST_STEPS:
+        unit = -(-budget * options * SHORTER // MOST_STEPS)
     room = budget // unit
-    steps = room * sum(len(c.menu.costs) for c in candidates)
-    if steps > MOST_STEPS:
+    if sum(-(-c.menu.costs[0] // unit) for c in candidates) > room:
         raise ValueError(
-            f"the exact search would take {steps:.1e} steps: set round_to to a larger multiple, "
-            "or allocate='greedy'"
+            f"the exact search would take {budget * options:.1e} steps: set round_to to a larger "
+            "multiple, or allocate='greedy'"
         )
     best = np.zeros(room + 1)
     chosen = np.zeros((len(candidates), room + 1), dtype=np.int32)
     for i, c in enumerate(candidates):
         new = np.full(room + 1, inf)
         for pick, (price, error) in enumerate(zip(c.menu.costs, c.error, strict=True)):
-            k = price // unit
+            k = -(-price // unit)
             if k > room:
                 break
             total = best[: room + 1 - k] + error
@@ -87,5 +92,5 @@ def knapsack(candidates: list[Candidate], budget: int) -> list[int]:
     picks, left = [0] * len(candidates), room
     for i in reversed(range(len(candidates))):
         picks[i] = int(chosen[i, left])
-        left -= candidates[i].menu.costs[picks[i]] // unit
+        left -= -(-candidates[i].menu.costs[picks[i]] // unit)
     return picks

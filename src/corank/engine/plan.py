@@ -89,11 +89,14 @@ def make_plan(
 
 
 def only_sizes(recipe: Recipe, units: Sequence[Unit]) -> list[Size] | None:
-    """The units' sizes where the method leaves no choice of them, else None."""
+    """The units' sizes where the method leaves no choice of them, else None.
+
+    Whether to rewrite a unit at all, for which there is one way, is asked under a budget only.
+    """
     if recipe.rank is not None:
         return None
     menus = [recipe.family.menu(unit) for unit in units]
-    if any(len(menu.sizes) > 1 for menu in menus):
+    if any(len(menu.sizes) > 1 and menu.sizes != [0, None] for menu in menus):
         return None
     return [menu.sizes[0] for menu in menus]
 

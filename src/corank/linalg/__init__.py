@@ -10,16 +10,20 @@ from .gram import GramAccumulator
 from .patterns import n_of_m
 from .polyadic import polyadic
 from .projection import energy, project, projection_spectrum
+from .pruned_dictionary import pruned_dictionary
 from .randomized import Implicit, randomized_svd
 from .ranks import rank_by_energy, rank_by_entropy, rank_by_tolerance, stable_rank
 from .selection import SELECTIONS, by_leverage, by_volume, deim
 from .shared_bases import SharedBases, shared_bases
 from .shared_blocks import shared_blocks
+from .sparsification import sparsify_spectrum
 from .svd import SVDResult, exact_svd, truncated_svd
+from .sylvester import shared_matrix
 from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
 from .tensor_train import bond_sizes, common_center, tensor_train
 from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
+from .wrapped_sparse import Wrapped, wrapped_sparse
 
 __all__ = [
     "SELECTIONS",
@@ -28,6 +32,7 @@ __all__ = [
     "Implicit",
     "SVDResult",
     "SharedBases",
+    "Wrapped",
     "add_ridge",
     "balance",
     "bond_sizes",
@@ -51,6 +56,7 @@ __all__ = [
     "principal_components",
     "project",
     "projection_spectrum",
+    "pruned_dictionary",
     "randomized_svd",
     "rank_by_energy",
     "rank_by_entropy",
@@ -58,9 +64,12 @@ __all__ = [
     "root_psd",
     "shared_bases",
     "shared_blocks",
+    "shared_matrix",
+    "sparsify_spectrum",
     "sqrt_psd",
     "stable_rank",
     "tensor_train",
     "truncated_svd",
     "two_sided",
+    "wrapped_sparse",
 ]

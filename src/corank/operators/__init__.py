@@ -3,6 +3,7 @@
 from .activated import Activated
 from .adapted import Adapted, additions
 from .base import Base
+from .bitmap import Bitmap, smallest_sparse
 from .block_diagonal import BlockDiagonal
 from .blocks import BlockColumns, BlockRows
 from .bottleneck import Bottleneck
@@ -58,6 +59,7 @@ from .score_masked import ScoreMasked
 from .seeded import Seeded, materialise
 from .select import Select
 from .selection import Selection
+from .semi_structured import SemiStructured, place_bits, thin
 from .settling import is_settled, settle
 from .signs import Signs
 from .skeleton import build, describe, storable
@@ -69,6 +71,7 @@ from .sum import Sum
 from .tempered import Tempered
 from .tensor_experts import TensorExperts
 from .tensor_train import TensorTrain
+from .thinned import Thinned
 from .tile_affine import TileAffine
 from .tiled import Tiled
 from .toeplitz import Toeplitz
@@ -83,6 +86,7 @@ __all__ = [
     "Activated",
     "Adapted",
     "Base",
+    "Bitmap",
     "BlockColumns",
     "BlockDiagonal",
     "BlockRows",
@@ -128,6 +132,7 @@ __all__ = [
     "Seeded",
     "Select",
     "Selection",
+    "SemiStructured",
     "Signs",
     "Sketched",
     "Sparse",
@@ -137,6 +142,7 @@ __all__ = [
     "Tempered",
     "TensorExperts",
     "TensorTrain",
+    "Thinned",
     "TileAffine",
     "Tiled",
     "Toeplitz",
@@ -162,6 +168,7 @@ __all__ = [
     "normalise_columns",
     "normalise_rows",
     "pack",
+    "place_bits",
     "quantise_codebook",
     "quantise_scales",
     "quantise_shifted",
@@ -171,8 +178,10 @@ __all__ = [
     "quantised",
     "requantise",
     "settle",
+    "smallest_sparse",
     "sparsify",
     "storable",
+    "thin",
     "trainable",
     "transpose",
     "unpack",

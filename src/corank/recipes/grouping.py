@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ..models import Site, attentions
+from ..models import Site, attentions, channels
 from ..registry import Grouping
 
 #: Roles whose layers can share an input basis; o and down are left alone (Basis Sharing).
@@ -89,3 +89,25 @@ def attentions_of_a_kind(sites: Sequence[Site]) -> list[list[Site]]:
             "other: this method shares heads between layers; use another one for this model"
         )
     return groups
+
+
+def transposed_pairs(sites: Sequence[Site]) -> list[list[Site]]:
+    """The up and the down projection of each feed-forward part in one group; others stay alone.
+
+    Raises ValueError where there is no such pair.
+    """
+    pairs = [
+        [up, down]
+        for part in channels(sites)
+        if part.part == "mlp"
+        for up in part.makers
+        for down in part.readers
+        if up.role == "up" and up.shape == down.shape[::-1]
+    ]
+    if not pairs:
+        raise ValueError(
+            "no up and down projection of transposed shapes stand together among the targets: "
+            "name both, as targets=['up_proj', 'down_proj'] or by the roles 'mlp'"
+        )
+    paired = {site.name for pair in pairs for site in pair}
+    return pairs + [[site] for site in sites if site.name not in paired]

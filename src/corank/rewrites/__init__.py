@@ -6,7 +6,8 @@ from .choosing import any_of, only
 from .compensation import compensation
 from .cuttable import layout_of
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
-from .dictionary import Fit, dictionary
+from .dense_sparse import dense_sparse
+from .dictionary import Fit, Held, Solve, dictionary, evenly
 from .factorwise import count_factorwise, factorwise
 from .fresh import fresh
 from .head_sharing import head_sharing
@@ -18,12 +19,15 @@ from .narrowing import Importance, by_leverage, by_magnitude, narrowing
 from .polyadics import polyadic_sum
 from .quantisation import quantisation
 from .rewrite import Biases, Counts, Family, Rewrite, Unit, by_site
+from .semi_structured import wrapped
 from .shared_bases import basis_mixture
 from .sharing import shared_mean
 from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
+from .sparsification import sparsification
 from .trains import common_trains, train_cores
+from .transposed import transposed_sharing
 from .truncation import spectrum, truncation
 from .utilised import utilised
 from .values import shared_values
@@ -34,10 +38,12 @@ __all__ = [
     "Delta",
     "Family",
     "Fit",
+    "Held",
     "Importance",
     "Menu",
     "Rewrite",
     "Size",
+    "Solve",
     "Triples",
     "Unit",
     "all_triples",
@@ -52,7 +58,9 @@ __all__ = [
     "compensation",
     "count_factorwise",
     "cut",
+    "dense_sparse",
     "dictionary",
+    "evenly",
     "factorwise",
     "fresh",
     "head_sharing",
@@ -75,12 +83,15 @@ __all__ = [
     "signed_factors",
     "skeleton",
     "smoothing",
+    "sparsification",
     "spectrum",
     "split",
     "trailing",
     "train_cores",
+    "transposed_sharing",
     "truncation",
     "utilised",
     "wide",
+    "wrapped",
     "zero_low_rank",
 ]

@@ -26,14 +26,16 @@ def only(family: Family, size: Size) -> Family:
 def any_of(families: Mapping[Any, Family]) -> Family:
     """One of `families`, all with one measure, for each unit: sizes are (key, its own), or None.
 
-    The menu holds what is worth having: nothing that costs as much as another and errs more. For
-    weights on the meta device, whose errors are unknown, it is by cost alone.
+    The menu holds what is worth having: nothing that costs as much as another and errs more. Where
+    errors are unknown, for weights on the meta device and before calibration, it is by cost alone.
     """
     first = next(iter(families.values()))
+    needs = frozenset().union(*(family.needs for family in families.values()))
 
     def menu(unit: Unit) -> Menu:
         found: list[tuple[int, float, Size]] = []
         unknown = any(leaf.is_meta for op in unit.ops for leaf in op.parameters())
+        unknown = unknown or (bool(needs) and not all(site.stats for site in unit.sites))
         for key, family in families.items():
             one = family.menu(unit)
             errors = [0.0] * len(one.sizes) if unknown else one.errors
@@ -66,5 +68,4 @@ def any_of(families: Mapping[Any, Family]) -> Family:
         family, own = member(unit, size)
         return family.counts(unit, own)
 
-    needs = frozenset().union(*(family.needs for family in families.values()))
     return Family(menu, build, counts, first.measure, needs)

@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-#: What a unit can become: a rank, (a key, a size) of `any_of`, or None, as it is.
+#: What a unit can become: a rank, (a key, a size) of `any_of`, 0 where there is only one way, or
+#: None, as it is.
 Size = Hashable
 
 
