@@ -44,6 +44,7 @@ from .quantise import (
 )
 from .quantised import Quantised
 from .rectified import Rectified
+from .refined import Refined
 from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
@@ -109,6 +110,7 @@ __all__ = [
     "Product",
     "Quantised",
     "Rectified",
+    "Refined",
     "Reflections",
     "Repeated",
     "Rope",

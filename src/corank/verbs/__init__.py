@@ -3,8 +3,9 @@
 from .adapt import adapt
 from .analyze import analyze
 from .compress import compress
+from .cut import cut
 from .factorize import factorize
 from .merge import merge
 from .quantize import quantize
 
-__all__ = ["adapt", "analyze", "compress", "factorize", "merge", "quantize"]
+__all__ = ["adapt", "analyze", "compress", "cut", "factorize", "merge", "quantize"]
