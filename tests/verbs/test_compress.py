@@ -15,8 +15,9 @@ from corank.registry import METHODS
 
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
-#: Those that rewrite any one weight, or two.
-KEYS = [m.key for m in corank.methods("compress") if not m.laws & {"setting", "shares_layers"}]
+#: Those that rewrite any one weight, or two, of one model.
+ELSEWHERE = {"setting", "shares_layers", "encodes"}
+KEYS = [m.key for m in corank.methods("compress") if not m.laws & ELSEWHERE]
 LOSSY = {"sparse_codes", "stacks", "shared_blocks", "common_center"}
 LOSSLESS = [k for k in KEYS if not METHODS[k].laws & LOSSY]
 BUDGETED = [k for k in KEYS if METHODS[k].recipe({}).rank is None]

@@ -64,7 +64,9 @@ class Recipe:
     names the default allocator, and `rank` a default rank where the method has no budget;
     `cascade` takes each site's inputs from the model compressed so far; `trains` leaves
     only the low-rank factors of the rewritten sites trainable, only the norms, or only what decides
-    how their codes are rounded; `heal` is the training that follows.
+    how their codes are rounded; `heal` is the training that follows. `delta`: the family rewrites
+    W - W0, W0 being the weight of the model that this one was fine-tuned from, and the result
+    stands beside W0 as an adapter.
     """
 
     family: Family
@@ -74,6 +76,7 @@ class Recipe:
     cascade: Cascade | None = None
     trains: Trains | None = None
     heal: Healing | None = None
+    delta: bool = False
 
 
 @dataclass(frozen=True)
