@@ -38,8 +38,8 @@ class Row:
 
 def list_rows() -> Iterator[Row]:
     """Every row: the main methods, all others, healing, all allocators, more seeds."""
-    found = [m.key for m in corank.methods("compress") if "setting" not in m.laws]
-    others = [key for key in found if key not in MAIN]
+    found = [m for m in corank.methods("compress") if not m.laws & {"setting", "encodes"}]
+    others = [m.key for m in found if m.key not in MAIN]
     fixed = [key for key in others if METHODS[key].recipe({}).rank is not None]
     spread = [key for key in others if key not in fixed]
     for keep in KEEPS:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .io import load, load_adapter, save, save_adapter, stream
     from .registry import methods
     from .report import Report
-    from .verbs import adapt, analyze, compress, factorize, merge, narrow, quantize
+    from .verbs import adapt, analyze, compress, cut, factorize, merge, narrow, quantize
 
 __all__ = [
     "Report",
@@ -26,6 +26,7 @@ __all__ = [
     "cells",
     "compress",
     "controller",
+    "cut",
     "factorize",
     "heal",
     "load",
@@ -45,7 +46,7 @@ __all__ = [
 #: Name -> the room it is in, which is imported when the name is first used.
 _HOMES = {
     "Report": "report", "adapt": "verbs", "analyze": "verbs", "compress": "verbs",
-    "controller": "adapters", "factorize": "verbs", "heal": "healing",
+    "controller": "adapters", "cut": "verbs", "factorize": "verbs", "heal": "healing",
     "load": "io", "load_adapter": "io", "merge": "verbs", "methods": "registry",
     "narrow": "verbs",
     "quantize": "verbs",

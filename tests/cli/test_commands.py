@@ -49,6 +49,29 @@ def test_compress_makes_a_folder_that_transformers_loads(capsys, llama, texts, t
     assert "<svg" in page.read_text()
 
 
+def test_a_delta_of_two_folders_is_an_adapter_of_the_first(capsys, llama, tmp_path):
+    fine = corank.load(llama)
+    with torch.no_grad():
+        for layer in fine.model.layers:
+            layer.mlp.up_proj.weight.mul_(1.5)
+    fine.save_pretrained(tmp_path / "fine")
+    report = run_json(
+        capsys, "compress", tmp_path / "fine", "--method", "ere", "--original", llama, "--keep",
+        0.6, "--out", tmp_path / "delta",
+    )  # fmt: skip
+    assert report["totals"]["sites"] == 2
+    assert {file.suffix for file in (tmp_path / "delta").iterdir()} == {".json", ".safetensors"}
+    base = corank.load(llama)
+    assert corank.load_adapter(base, tmp_path / "delta").method == "ere"
+    steps = ("--steps", "svd", "--original", str(llama), "--out", str(tmp_path / "x"))
+    assert main(["compress", str(tmp_path / "fine"), *steps]) != 0
+    assert "give --method" in capsys.readouterr().err
+    wanted = fine.model.layers[1].mlp.up_proj.weight
+    made = base.model.layers[1].mlp.up_proj.operator.dense()
+    old = corank.load(llama).model.layers[1].mlp.up_proj.weight
+    assert (made - wanted).norm() < 0.5 * (old - wanted).norm()
+
+
 def test_the_table_names_the_sizes(capsys, bert, tmp_path):
     assert main(["compress", str(bert), "--method", "svd", "--rank", "4", "--targets", "attention",
                  "--out", str(tmp_path / "out")]) == 0  # fmt: skip

@@ -2,6 +2,7 @@
 
 import inspect
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -208,6 +209,21 @@ def test_each_term_is_the_nearest_to_what_those_before_left(method, shape):
         assert recipe.family.counts(given, size) == [(op.numel(), op.bytes())]
         losses.append(float(rest.norm()))
     assert losses == sorted(losses, reverse=True)
+
+
+@law("encodes")
+@shapes
+def test_a_change_is_encoded_nearer_by_more_vectors_in_the_bytes_that_were_told(method, shape):
+    recipe = method.recipe({})
+    assert recipe.delta
+    given = of(recipe, shape)
+    weight, errors = given.ops[0].dense(), []
+    for rank in (1, 4, 12):
+        (op,) = recipe.family.build(given, rank)
+        assert recipe.family.counts(given, rank) == [(op.numel(), op.bytes())]
+        errors.append(float((op.dense() - weight).norm()))
+    assert errors == sorted(errors, reverse=True)
+    assert all(low < high for low, high in pairwise(recipe.family.menu(given).costs))
 
 
 @law("sparse_codes")

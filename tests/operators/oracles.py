@@ -42,6 +42,7 @@ from corank.operators import (
     Polyadic,
     Product,
     Quantised,
+    Refined,
     Reflections,
     Repeated,
     Rope,
@@ -355,6 +356,12 @@ def quantised_codebook() -> Case:
 def sum_of_three() -> Case:
     (lr, m), w, d = low_rank(5, 5, 2), rand(5, 5), rand(5)
     return Sum(Dense(w), 0.5 * lr, Diagonal(d)), w + 0.5 * m + torch.diag(d)
+
+
+@oracle
+def refined() -> Case:
+    (lr, m), w = low_rank(5, 4, 2), rand(5, 4)
+    return Refined(Dense(w), lr, errors=(2.0, 0.5)), w + m
 
 
 @oracle

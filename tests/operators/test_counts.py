@@ -23,6 +23,7 @@ from corank.operators import (
     Operator,
     Permutation,
     Product,
+    Refined,
     Reflections,
     Repeated,
     Rope,
@@ -68,6 +69,10 @@ FLOPS: dict[str, tuple[Operator, int]] = {
     "scaled_low_rank": (2.0 * low_rank(5, 6, 2), 2 * T * 22 + T * 2),
     "scaled_wide": (2.0 * dense(5, 6), 2 * T * 30 + T * 5),
     "sum": (dense(5, 6) + low_rank(5, 6, 2), 2 * T * (30 + 22) + T * 5),
+    "refined": (
+        Refined(dense(5, 6), low_rank(5, 6, 2), errors=(1.0, 0.5)),
+        2 * 2 * 30 + 30 + 2 * T * 30,
+    ),
     "product": (dense(5, 6) @ dense(6, 2), 2 * T * (30 + 12)),
     "hadamard": (Hadamard(low_rank(20, 30, 2), low_rank(20, 30, 3)), 6 * 50 * (1 + 2 * T)),
     "hadamard_dense": (Hadamard(dense(5, 6), dense(5, 6)), 30 + 2 * T * 30),

@@ -6,7 +6,7 @@ import torch
 from corank.errors import SiteError
 from corank.models import Site
 from corank.operators import quantise_uniform
-from corank.quantizers import error_feedback, greedy_paths, round_to_nearest
+from corank.quantizers import error_feedback, greedy_paths, round_to_nearest, row_feedback
 
 OUT, IN, GROUP, BITS = 6, 20, 8, 3
 
@@ -96,3 +96,21 @@ def test_an_embedding_has_no_columns_that_read_one_another():
     made.stats = {"row_counts": torch.ones(OUT)}
     with pytest.raises(SiteError, match=r"table .*embedding"):
         error_feedback(BITS, GROUP)(weight(), made)
+
+
+def test_row_feedback_is_gptq_of_the_transpose_with_scales_down_its_columns():
+    z, w = inputs(), weight().mT.contiguous()  # (IN, OUT), used as W^T z
+    gram = z.mT @ z / len(z)
+    ridged = gram + 0.01 * gram.diagonal().mean() * torch.eye(IN)
+    root = torch.linalg.cholesky(torch.linalg.inv(ridged), upper=True)
+    left, made = w.mT.clone(), torch.zeros_like(w.mT)  # GPTQ's own orientation, (OUT, IN)
+    for t in range(IN):
+        made[:, t] = quantise_uniform(left[None, :, t], BITS, 4, symmetric=False).dense()[0]
+        error = (left[:, t] - made[:, t]) / root[t, t]
+        left[:, t:] -= error[:, None] * root[t, t:]
+    found = row_feedback(BITS, 4)(w, site(z))
+    torch.testing.assert_close(found.dense(), made.mT)
+    counted = row_feedback(BITS, 4).counts((IN, OUT), torch.float64)
+    assert counted == (found.numel(), found.bytes())
+    plain = round_to_nearest(BITS, 4)(w, site(z)).dense()
+    assert ((w - made.mT).mT @ z.mT).norm() < ((w - plain).mT @ z.mT).norm()

@@ -16,7 +16,7 @@ from corank.registry import METHODS
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
 #: Those that rewrite any one weight, or two; the others need experts, heads or layers that share.
-SOME = {"setting", "shares_layers", "shared_bases", "merges", "shares_heads"}
+SOME = {"setting", "encodes", "shares_layers", "shared_bases", "merges", "shares_heads"}
 KEYS = [m.key for m in corank.methods("compress") if not m.laws & SOME]
 #: The laws of methods that have no rank, or lose something at the full one.
 LOSSY = {

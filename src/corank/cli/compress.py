@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import options, recipe_file, shrinking
+from .folders import open_model
 
 
 def add(commands: Any) -> None:
@@ -29,6 +30,10 @@ def add(commands: Any) -> None:
         type=Path,
         help="text to judge --auto by (default: part of --data)",
     )
+    parser.add_argument(
+        "--original", metavar="FOLDER", type=Path,
+        help="the model before fine-tuning, or before the compression to repair",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -46,6 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.auto:
             raise ValueError("--tuning is what --auto judges by: give both or neither")
         parameters["tuning"] = arguments.tuning
+    if arguments.original is not None and not arguments.method:
+        raise ValueError("--original is for one method: give --method KEY")
+    if arguments.original is not None and not arguments.dry_run:
+        parameters["original"] = open_model(arguments.original, arguments.dtype)[0]
     steps = [options.parse_step(step) for step in arguments.steps]
     method = "auto" if arguments.auto else arguments.method or steps
     return shrinking.run(compress, method, arguments, parameters)

@@ -57,7 +57,7 @@ def run(
     parameters: dict[str, Any],
 ) -> int:
     """Do it, save, measure, report. `method` is what the verb takes as such."""
-    from ..io import save
+    from ..io import save, save_adapter
     from ..report.comparing import add_measurements
 
     options.check_report(arguments.report)
@@ -77,7 +77,10 @@ def run(
             tokenizer=tokenizer, progress=tell, **parameters,
         )  # fmt: skip
         tell("saving", 0.0)
-        save(model, out, tokenizer, source=arguments.folder, format=arguments.format)
+        if _is_delta(method):
+            save_adapter(model, out)
+        else:
+            save(model, out, tokenizer, source=arguments.folder, format=arguments.format)
         sizes = {"before": folder_bytes(arguments.folder), "after": folder_bytes(out)}
         report.sections["disk"] = sizes
         if original is not None:
@@ -97,6 +100,13 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names} | {
         "targets": options.single(arguments.targets)
     }
+
+
+def _is_delta(method: Any) -> bool:
+    """Whether it makes an adapter of another model, which is then what is saved."""
+    from ..registry import METHODS
+
+    return isinstance(method, str) and method in METHODS and "encodes" in METHODS[method].laws
 
 
 def _plan(

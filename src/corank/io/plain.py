@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import FormatError
 from .adapter_record import restore_records
+from .cutting import cut_empty
 from .factorized_record import restore_factorized
 from .rebuilding import join, rebuild
 from .record import read_header, require_sealed, seal, verify
@@ -32,8 +33,13 @@ def save_plain(model: nn.Module, folder: Path, shard_bytes: int) -> None:
     (folder / SKELETON).write_text(text, encoding="utf-8")
 
 
-def load_plain(folder: Path, builder: Callable[[], nn.Module]) -> nn.Module:
-    """The module that `builder` makes, with the operators and values of the folder."""
+def load_plain(
+    folder: Path, builder: Callable[[], nn.Module], size: str | None = None
+) -> nn.Module:
+    """The module that `builder` makes, with the operators and values of the folder.
+
+    size: of the whole, for weights saved in terms; those that are dropped are not read.
+    """
     skeleton = read_skeleton(folder)
     files = [folder / name for name in skeleton["files"]]
     verify(files, skeleton["files"])
@@ -41,7 +47,10 @@ def load_plain(folder: Path, builder: Callable[[], nn.Module]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"builder must return an nn.Module, not a {type(model).__name__}")
     rebuild(model, skeleton, _same)
-    values = _read(files)
+    dropped: set[str] = set()
+    if size is not None:
+        skeleton, dropped = cut_empty(model, skeleton, _same, size)
+    values = _read(files, dropped)
     _require_fit(model, values, skeleton["shared"])
     for alias, source in skeleton["shared"].items():
         values[alias] = values[source]
@@ -65,15 +74,16 @@ def read_skeleton(folder: Path) -> dict[str, Any]:
     return skeleton
 
 
-def _read(files: list[Path]) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+def _read(files: list[Path], dropped: Collection[str]) -> dict[str, Tensor]:
+    from safetensors import safe_open
 
     values: dict[str, Tensor] = {}
     for file in files:
-        read_header(file)
+        wanted = [name for name in read_header(file) if name not in dropped]
         # In memory of their own: a product's last bits can depend on where its factors lie, and
         # training that goes on from a folder must not.
-        values |= {name: tensor.clone() for name, tensor in load_file(file).items()}
+        with safe_open(file, "pt") as held:
+            values |= {name: held.get_tensor(name).clone() for name in wanted}
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -14,11 +15,15 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import FormatError
 from .adapter_record import restore_records
+from .cutting import cut_empty
 from .factorized_record import restore_factorized
 from .named import Places, pairs, tensor_place
 from .rebuilding import expected_shapes, join, rebuild
 from .record import read_header, require_sealed, seal, verify
 from .skeletons import describe_model, unshared_state
+
+#: The key under which `corank.load` asks, in a skeleton in memory, for a smaller size.
+SIZE = "size"
 
 
 @register_quantization_config("corank")
@@ -69,6 +74,15 @@ class CorankQuantizer(HfQuantizer):
             if model.get_submodule(path)._buffers.pop(leaf, None) is not None:
                 del ties[name]  # transformers ties parameters only; `join` puts it back
         adopt_ties(model, ties)
+        if SIZE in skeleton:
+            self._cut(model, skeleton)
+
+    def _cut(self, model: Any, skeleton: dict[str, Any]) -> None:
+        """Read only those terms for which there is room."""
+        whole = {key: value for key, value in skeleton.items() if key != SIZE}
+        left, dropped = cut_empty(model, whole, self.place, skeleton[SIZE])
+        self.quantization_config.skeleton = left
+        model._keys_to_ignore_on_load_unexpected |= {f"^{re.escape(name)}$" for name in dropped}
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         skeleton = self.quantization_config.skeleton

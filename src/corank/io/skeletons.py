@@ -36,7 +36,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "quant_method": "corank",
         "format": FORMAT,
         "corank": __version__,
-        "modules": {path: _describe_layer(layer) for path, layer in layers(model)},
+        "modules": {path: describe_layer(layer) for path, layer in layers(model)},
         "shared": _aliases(_all_tensors(model)),
         "joined": _joined(model),
         "transient": dict(_transient(model)),
@@ -61,7 +61,8 @@ def unshared_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _describe_layer(layer: nn.Module) -> dict[str, Any]:
+def describe_layer(layer: nn.Module) -> dict[str, Any]:
+    """A layer of ours in `modules`."""
     if isinstance(layer, Experts):
         operators = {name: [describe(op) for op in getattr(layer, name)] for name in PROJECTIONS}
         rewritten = [list(key) for key in sorted(layer.rewritten)]

@@ -47,6 +47,7 @@ from .quantise import (
     quantise_uniform,
 )
 from .quantised import Quantised
+from .refined import Refined
 from .reflections import Reflections
 from .repeated import Repeated
 from .rope import Rope
@@ -119,6 +120,7 @@ __all__ = [
     "Polyadic",
     "Product",
     "Quantised",
+    "Refined",
     "Reflections",
     "Repeated",
     "Rope",

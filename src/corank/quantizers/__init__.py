@@ -2,7 +2,7 @@
 
 from .clipped import clipped
 from .decoded import decoded_latents
-from .feedback import error_feedback, greedy_paths
+from .feedback import error_feedback, greedy_paths, row_feedback
 from .learned import learned_scales
 from .nearest import as_tuned, round_to_nearest, to_normal_float, to_signs, to_ternary
 from .quantizer import Quantizer
@@ -18,6 +18,7 @@ __all__ = [
     "greedy_paths",
     "learned_scales",
     "round_to_nearest",
+    "row_feedback",
     "to_normal_float",
     "to_signs",
     "to_ternary",

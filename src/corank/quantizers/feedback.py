@@ -1,4 +1,4 @@
-"""Quantisers that go from column to column, each making good what those before it lost."""
+"""Quantisers that go column by column, or row by row, each making good what was lost before."""
 
 from __future__ import annotations
 
@@ -39,6 +39,35 @@ def greedy_paths(bits: int = 4, group: int = 64, symmetric: bool = False) -> Qua
     return _sequential(_projected, bits, group, symmetric)
 
 
+def row_feedback(
+    bits: int = 4, group: int = 64, symmetric: bool = False, ridge: float = 0.01
+) -> Quantizer:
+    """`error_feedback` for a matrix that is used as its transpose: W of y = W^T z.
+
+    "gram" is then the second moment of z, (out, out), and row t makes good what the rows before it
+    lost. A row's groups, of `group` outputs, have scales of their own, fitted as it is rounded.
+    """
+    fit = partial(quantise_uniform, bits=bits, group=group, symmetric=symmetric)
+
+    def apply(weight: Tensor, site: Site) -> Operator:
+        check_finite(weight, f"the weight of {site.where}")
+        feedback = _weights(site, partial(_triangular, ridge=ridge))
+        rows = weight.detach().to(feedback)
+        lost, done = torch.zeros_like(rows), list[Quantised]()
+        for t in range(len(rows)):
+            target = rows[t] + feedback[:t, t] @ lost[:t]
+            done.append(fit(target[None].to(weight.dtype)))
+            lost[t] = rows[t] - done[t].dense()[0].to(rows)
+        zeros = [row.zero for row in done if row.zero is not None]
+        return Quantised(
+            torch.cat([row.codes for row in done]), torch.cat([row.scales() for row in done]),
+            (weight.shape[0], weight.shape[1]), bits, group, torch.cat(zeros) if zeros else None,
+        )  # fmt: skip
+
+    counts = round_to_nearest(bits, group, symmetric).counts
+    return Quantizer(apply, counts, frozenset({"gram"}))
+
+
 def _triangular(gram: Tensor, ridge: float) -> Tensor:
     # C = R R^T with R upper triangular: Cholesky of C with both axes reversed.
     root = torch.linalg.cholesky(add_ridge(gram, ridge).flip(0, 1)).flip(0, 1)
@@ -62,16 +91,22 @@ def _sequential(
                 "Leave it out of the targets, or round it to nearest",
             )  # fmt: skip
         check_finite(weight, f"the weight of {site.where}")
-        try:
-            weights = feedback(site.stats["gram"].to(torch.float64))
-        except torch.linalg.LinAlgError:
-            raise SiteError(
-                site.where, "its inputs' second moment is singular", "Give ridge= above 0"
-            ) from None
-        return _round_in_turn(weight, weights, fit, group)
+        return _round_in_turn(weight, _weights(site, feedback), fit, group)
 
     counts = round_to_nearest(bits, group, symmetric).counts
     return Quantizer(apply, counts, frozenset({"gram"}))
+
+
+def _weights(site: Site, feedback: Callable[[Tensor], Tensor]) -> Tensor:
+    gram = site.stats["gram"].to(torch.float64)
+    if not gram.any():
+        return torch.zeros_like(gram)
+    try:
+        return feedback(gram)
+    except torch.linalg.LinAlgError:
+        raise SiteError(
+            site.where, "its inputs' second moment is singular", "Give ridge= above 0"
+        ) from None
 
 
 def _round_in_turn(

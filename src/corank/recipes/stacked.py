@@ -16,7 +16,7 @@ from ..rewrites.scales import by_rms
         "iterative absolute value decomposition of weights scaled by the inputs' norms, with the "
         "README's 16 terms of rank 16",
         "terms go where they lower the scaled error most, not by measured perplexity; a file holds "
-        "the terms that were kept, so another size is another file",
+        "the terms in one sequence for each weight, and their errors, which order all of them",
     ),
     area="compress",
     laws=("stacks",),
@@ -25,6 +25,8 @@ def bitstack(rank: int = 16, terms: int = 16) -> Recipe:
     """Signs times a low-rank matrix of magnitudes, again for what is left, as often as fits.
 
     rank: of each term, an eighth of the weight's smaller side where that is less.
+    `keep=1.0` makes all terms that store less than the weight: saved so, the model can be loaded at
+    any smaller size, `corank.load(path, size=...)`.
     """
     for name, number in (("rank", rank), ("terms", terms)):
         if number < 1:

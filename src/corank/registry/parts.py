@@ -79,7 +79,8 @@ class Recipe:
     site's inputs from the model compressed so far; `trains` leaves only the low-rank factors of the
     rewritten sites trainable, only the norms, or only what decides how their codes are rounded;
     `heal` is the training that follows; `look` finds the statistics that calibration cannot
-    collect.
+    collect. `delta`: the family rewrites W - W0, W0 being the weight of the model that this one was
+    fine-tuned from, and the result stands beside W0 as an adapter.
     """
 
     family: Family
@@ -90,6 +91,7 @@ class Recipe:
     trains: Trains | None = None
     heal: Healing | None = None
     look: Look | None = None
+    delta: bool = False
 
     @property
     def needs(self) -> frozenset[str]:

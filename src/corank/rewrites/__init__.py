@@ -1,6 +1,7 @@
 """Rewrites, Operator -> Operator, and families of them indexed by a size."""
 
 from .adapting import Delta, between, plus, split, zero_low_rank
+from .banded import banded
 from .blocks import block_truncation, shared_truncation
 from .choosing import any_of, only
 from .compensation import compensation
@@ -48,6 +49,7 @@ __all__ = [
     "Unit",
     "all_triples",
     "any_of",
+    "banded",
     "basis_mixture",
     "between",
     "block_truncation",

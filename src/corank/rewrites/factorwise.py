@@ -94,12 +94,12 @@ def _in_turn(
     made: list[Operator] = []
     for factor in reversed(factors):
         if made and quantizer.needs:
-            site = replace(site, stats=_behind(made[-1], site.stats))
+            site = replace(site, stats=behind(made[-1], site.stats))
         made.append(_inside(quantizer, factor, site, done))
     return Product(*reversed(made))
 
 
-def _behind(op: Operator, stats: Mapping[str, Tensor]) -> dict[str, Any]:
+def behind(op: Operator, stats: Mapping[str, Tensor]) -> dict[str, Any]:
     """The statistics of z = R x, from those of x."""
     found: dict[str, Any] = {}
     if "mean" in stats:

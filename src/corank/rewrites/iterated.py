@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from math import prod
 
 import torch
 
 from ..errors import SiteError
 from ..linalg import balance, truncated_svd
-from ..operators import Hadamard, LowRank, Operator, Signs, Sum, settle
+from ..operators import Hadamard, LowRank, Operator, Refined, Signs, settle
 from ..operators.packing import packed_width
 from .decomposed import wide
 from .menu import Menu
@@ -21,7 +22,8 @@ def iterated_signs(rank: int, most: int) -> Family:
     """W -> sum over i of sign(R_i) * (b_i a_i), b_i a_i the nearest of `rank` to |R_i|.
 
     R_0 is W, and R_(i+1) what term i leaves of R_i. The size is how many terms there are, 1 to
-    `most`. The rank is an eighth of the weight's smaller side where that is less.
+    `most`, as far as they store less than W does. The rank is an eighth of the weight's smaller
+    side where that is less. What is built knows its squared errors: `engine.cutting` drops terms.
     """
     return Family(partial(_menu, rank, most), partial(_build, rank), partial(_counts, rank))
 
@@ -33,11 +35,12 @@ def _rank(rank: int, op: Operator) -> int:
 def _build(rank: int, unit: Unit, size: int) -> list[Operator]:
     if size < 1:
         raise SiteError(unit.name, f"{size} terms are less than 1", "Ask for more")
-    terms = [term for term, _ in zip(_terms(rank, unit), range(size), strict=False)]
-    return [Sum(*terms) if len(terms) > 1 else terms[0]]
+    terms, errors = zip(*islice(_terms(rank, unit), size), strict=True)
+    return [Refined(*terms, errors=errors)]
 
 
-def _terms(rank: int, unit: Unit) -> Iterator[Operator]:
+def _terms(rank: int, unit: Unit) -> Iterator[tuple[Operator, float]]:
+    """Term after term, each with the squared error that the sum up to it leaves."""
     (site,), (op,) = unit.sites, unit.ops
     rest = wide(op)
     generator = site.generator()
@@ -47,7 +50,7 @@ def _terms(rank: int, unit: Unit) -> Iterator[Operator]:
         signs = settle(Signs(rest.to(op.dtype), torch.ones(len(rest)).to(rest).to(op.dtype)))
         term = Hadamard(signs, LowRank(b.contiguous(), a.contiguous()))
         rest = rest - term.dense().to(rest)
-        yield term
+        yield term, float(rest.square().sum())
 
 
 def _counts(rank: int, unit: Unit, size: int | None) -> list[Counts]:
@@ -64,11 +67,10 @@ def _menu(rank: int, most: int, unit: Unit) -> Menu:
     costs = {n: _counts(rank, unit, n)[0][1] for n in range(1, most + 1)}
     paying = [n for n, cost in costs.items() if cost < unit.bytes]
 
-    def errors() -> list[float]:
-        rest, found = unit.ops[0].dense().detach().float(), []
-        for term, _ in zip(_terms(rank, unit), paying, strict=False):
-            rest = rest - term.dense().float()
-            found.append(float(rest.square().sum()))
-        return [*found, 0.0]
+    if not paying:
+        return Menu([None], [unit.bytes], lambda: [0.0])
 
-    return Menu([*paying, None], [*(costs[n] for n in paying), unit.bytes], errors)
+    def errors() -> list[float]:
+        return [error for _, error in islice(_terms(rank, unit), len(paying))]
+
+    return Menu(paying, [costs[n] for n in paying], errors)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -23,25 +24,31 @@ def smoothing(inner: Family, scales: Scales, measure: Measure, needs: frozenset[
     """W -> inner(W diag(s)) diag(1/s), with the s of `scales` that errs least in `measure`.
 
     `inner` sees the statistics that inputs x / s have. `needs` are those that `scales` reads. The
-    menu is that of `inner` without scales, with the bytes of one added. Of a product of matrices
-    the one that meets x first is scaled.
+    menu is that of `inner` without scales, or under the scale where there is only one, with the
+    bytes of one added. Of a product of matrices the one that meets x first is scaled.
     """
 
-    def build(unit: Unit, size: Any) -> list[Operator]:
-        return [_best(site, op, size) for site, op in zip(unit.sites, unit.ops, strict=True)]
-
-    def _best(site: Site, op: Operator, size: Any) -> Operator:
+    def scaled(site: Site, op: Operator) -> Iterator[tuple[Tensor, Unit]]:
+        """Each scale to try, and what `inner` sees under it."""
         if site.kind == "embedding":
             raise SiteError(
                 site.where, "an embedding reads no inputs that could be scaled",
                 "Leave it out of the targets",
             )  # fmt: skip
         weight = op.dense().detach()
-        metric, tried = measure(site.stats), []
         for s in scales(weight, site.stats):
             scale = s.to(weight)
-            scaled = Unit([_with_inputs_over(scale, site)], [_with_columns_times(scale, op, site)])
-            made = Product(inner.build(scaled, size)[0], Diagonal(1 / scale))
+            seen = Unit([_with_inputs_over(scale, site)], [_with_columns_times(scale, op, site)])
+            yield scale, seen
+
+    def build(unit: Unit, size: Any) -> list[Operator]:
+        return [_best(site, op, size) for site, op in zip(unit.sites, unit.ops, strict=True)]
+
+    def _best(site: Site, op: Operator, size: Any) -> Operator:
+        weight = op.dense().detach()
+        metric, tried = measure(site.stats), []
+        for scale, seen in scaled(site, op):
+            made = Product(inner.build(seen, size)[0], Diagonal(1 / scale))
             tried.append((float(metric.loss(weight - made.dense().detach())), made))
         return min(tried, key=lambda pair: pair[0])[1]
 
@@ -54,7 +61,12 @@ def smoothing(inner: Family, scales: Scales, measure: Measure, needs: frozenset[
     def menu(unit: Unit) -> Menu:
         plain = inner.menu(unit)
         costs = [sum(b for _, b in counts(unit, size)) for size in plain.sizes]
-        return Menu(plain.sizes, costs, lambda: plain.errors, lambda: plain.spectrum)
+        return Menu(plain.sizes, costs, lambda: errors(unit, plain), lambda: plain.spectrum)
+
+    def errors(unit: Unit, plain: Menu) -> list[float]:
+        (site,), (op,) = unit.sites, unit.ops
+        tried = [seen for _, seen in islice(scaled(site, op), 2)]
+        return inner.menu(tried[0]).errors if len(tried) == 1 else plain.errors
 
     return Family(menu, build, counts, measure, inner.needs | measure.needs | needs)
 

@@ -3,9 +3,10 @@
 from .adapt import adapt
 from .analyze import analyze
 from .compress import compress
+from .cut import cut
 from .factorize import factorize
 from .merge import merge
 from .narrow import narrow
 from .quantize import quantize
 
-__all__ = ["adapt", "analyze", "compress", "factorize", "merge", "narrow", "quantize"]
+__all__ = ["adapt", "analyze", "compress", "cut", "factorize", "merge", "narrow", "quantize"]

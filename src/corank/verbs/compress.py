@@ -66,7 +66,10 @@ def compress(
     cascade: "original" or "compressed": take each block's inputs from the model compressed so
         far, and fit the original model's outputs, or the site's own on those inputs.
     spill: a folder for what a cascade would else hold in memory: the blocks' inputs.
-    original: the model before an earlier compression, for methods that compensate one.
+    original: the model before an earlier compression, for methods that compensate one; the model
+        before fine-tuning, for those that store what it changed (`ere`, `delta_come`). Then `model`
+        ends as the original with the change beside it, as adapter "default", `keep` is of the
+        targeted weights' bytes, and `size` is of all that the adapter stores.
     heal_minutes: train the result towards the model as it was, for so long, on the same data; a
         method that heals by itself does it for two minutes, 0 leaves it out.
     seed: of everything random; results depend on neither the order of sites nor the device.

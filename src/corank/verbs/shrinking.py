@@ -30,6 +30,7 @@ from ..io import attach
 from ..models import choose_sites, read, require_finite, require_unquantised, survey
 from ..registry import Cascade, Healing, Recipe, find_method
 from ..report import Report, versions
+from .deltas import as_fraction, open_delta, require_at_once
 
 Progress = Callable[[str, float], None]
 
@@ -87,7 +88,21 @@ def shrink(
         refused=refused, seconds=seconds, versions=versions(),
     )  # fmt: skip
     budget["round_to"] = options.round_to
-    groups, before = recipe.group(sites), model_sizes(model)
+    before, minutes = model_sizes(model), options.heal_minutes
+    delta = None
+    if recipe.delta:
+        require_at_once(
+            method, cascade=recipe.cascade, heal_minutes=minutes,
+            allocate=allocate if allocate in ("sensitivity", "block_influence") else None,
+        )  # fmt: skip
+        if not options.dry_run:
+            delta = open_delta(model, options.original, sites, method)
+            report.notes += delta.notes(sites)
+            sites = delta.changes.sites
+        if options.size is not None:
+            changes = delta.changes if delta else None
+            budget |= {"keep": as_fraction(model, sites, changes, options.size), "size": None}
+    groups = recipe.group(sites)
     served = {site.name for group in groups for site in group}
     left = [site for site in sites if site.name not in served]
     if left:
@@ -96,7 +111,6 @@ def shrink(
             "stay as they are, and within the budget"
         )
         sites = [site for site in sites if site.name in served]
-    minutes = options.heal_minutes
     if minutes is None:
         minutes = 2.0 if recipe.heal else 0.0
     healing = (recipe.heal or Healing()) if minutes > 0 else None
@@ -110,7 +124,7 @@ def shrink(
         require_finite(model, site)
         if verb == "quantize" or options.original is None:  # what repairs codes has an original
             require_unquantised(read(model, site), site)
-        if options.original is not None:
+        if options.original is not None and delta is None:
             site.pool.setdefault("originals", {})[site.name] = read(options.original, site)
     statistics = options.statistics
     stored = statistics if statistics is not None and Path(statistics).is_file() else None
@@ -139,6 +153,8 @@ def shrink(
             recipe.look.find(model, sites, inputs, options.loss)
         seconds["calibration"] = perf_counter() - started
         started = perf_counter()
+        if delta is not None:
+            delta.take_out()
         plan = make_plan(
             model, groups, recipe, allocate=allocate, inputs=inputs, left=left, **budget
         )
@@ -159,8 +175,11 @@ def shrink(
             seconds["healing"] = healed.seconds
             report.sections["healing"] = {"losses": healed.losses}
         settle_trained(model, plan)
+        report.sites = describe_sites(model, plan, errors)
+        after = model_sizes(model)
+        if delta is not None:
+            after = delta.put_beside(method, params, options.targets, options.seed)
     forget(model, [site.name for site in sites])
     attach(model)
-    report.sites = describe_sites(model, plan, errors)
-    report.totals = total_sizes(report.sites, before, model_sizes(model))
+    report.totals = total_sizes(report.sites, before, after)
     return report

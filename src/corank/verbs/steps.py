@@ -54,7 +54,8 @@ def read_steps(steps: Sequence[Any]) -> list[Step]:
     """Steps from keys, {key: {name: value}}, or (key, {name: value}).
 
     Names are the method's parameters, or one of `OWN`. Raises ValueError for no steps, an unknown
-    method or name (with the nearest ones), a method of another area, and one that trains by itself.
+    method or name (with the nearest ones), a method of another area, and one that trains by itself
+    or stores deltas.
     """
     if not steps:
         raise ValueError("a composition has at least one step: name a method")
@@ -81,4 +82,6 @@ def _read(step: Any) -> Step:
             f"{key!r} trains by itself, towards the model that it is given: use it alone, or heal "
             "the whole composition by heal_minutes="
         )
+    if made.recipe.delta:
+        raise ValueError(f"{key!r} stores what fine-tuning changed, beside a base: use it alone")
     return made
