@@ -24,7 +24,8 @@ def directshare(head_size: int | None = None) -> Recipe:
     """The most similar attention heads take the weights of heads in earlier layers; no data.
 
     The size is how many heads keep their own weights, over all layers: the first layer's do.
-    q, k, v and o are shared as far as they are targeted. head_size: the model's head dimension.
+    q, k, v and o are shared as far as they are targeted. head_size: the head dimension, where
+    the model does not say it.
     """
     if head_size is not None and head_size < 1:
         raise ValueError(f"head_size={head_size} is at least 1: the model's head dimension")

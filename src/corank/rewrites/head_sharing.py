@@ -26,7 +26,7 @@ def head_sharing(head_size: int | None) -> Family:
     a head of keys with the heads of queries that read it. Heads are alike by the cosine of their
     q and k, one after the other (of all the unit has where it has neither). Those go whose nearest
     one in an earlier layer is the most like; each takes the nearest that stays in an earlier layer.
-    head_size: rows of one head in q, k and v; not read where there is one attention only.
+    head_size: rows of one head in q, k and v; None for what the model says.
     """
     return Family(
         partial(_menu, head_size), partial(_build, head_size), partial(_counts, head_size)
@@ -52,16 +52,18 @@ def _layout(head_size: int | None, unit: Unit) -> _Layout:
     if len(layers) == 1:
         return _Layout(layers, 1)  # nothing to share with, so nothing to divide
     first = [unit.sites[i] for i in layers[0].values()]
-    if head_size is None:
+    known = [site.heads.size for site in first if site.heads is not None]
+    size = head_size or next(iter(known), None)
+    if size is None:
         raise SiteError(
             first[0].where, "how many rows make a head is not known",
             "Give head_size=, the model's head dimension",
         )  # fmt: skip
-    heads = min(_side(site) for site in first) // head_size
+    heads = min(_side(site) for site in first) // size
     for site in first:
-        if heads < 1 or _side(site) % (heads * head_size):
+        if heads < 1 or _side(site) % (heads * size):
             raise SiteError(
-                site.where, f"heads of {head_size} do not divide its {_side(site)} channels",
+                site.where, f"heads of {size} do not divide its {_side(site)} channels",
                 "Give the model's head dimension as head_size=",
             )  # fmt: skip
     return _Layout(layers, heads)
