@@ -16,7 +16,7 @@ from .selection import SELECTIONS, by_leverage, by_volume, deim
 from .shared_bases import SharedBases, shared_bases
 from .shared_blocks import shared_blocks
 from .svd import SVDResult, exact_svd, truncated_svd
-from .symmetric import add_ridge, eigh_clamped, root_psd, sqrt_psd
+from .symmetric import add_ridge, eigh_clamped, lower_root, root_psd, sqrt_psd
 from .tensor_train import bond_sizes, common_center, tensor_train
 from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
@@ -42,6 +42,7 @@ __all__ = [
     "ldu",
     "learned_codebook",
     "learned_dictionary",
+    "lower_root",
     "matching_pursuit",
     "n_of_m",
     "nearest_centres",
