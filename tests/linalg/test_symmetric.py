@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from corank.linalg import DecompositionError, add_ridge, eigh_clamped, root_psd, sqrt_psd
+from corank.linalg import (
+    DecompositionError,
+    add_ridge,
+    eigh_clamped,
+    lower_root,
+    root_psd,
+    sqrt_psd,
+)
 
 from . import hard
 
@@ -72,3 +79,29 @@ def test_failure_retries_then_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.linalg, "eigh", never)
     with pytest.raises(DecompositionError, match="no convergence"):
         eigh_clamped(torch.eye(3))
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_a_lower_root_rebuilds_c_and_its_ridge(kind: str) -> None:
+    c = hard.gram(kind, 30)
+    assert c is not None
+    single = c.float()
+    root = lower_root(single, 1e-6)
+    assert torch.equal(root, root.tril())
+    wanted = add_ridge(single.double(), 1e-6)
+    scale = wanted.diagonal().clamp_min(1e-50).sqrt()
+    gap = (root @ root.T - wanted) / scale / scale[:, None]
+    assert gap.abs().max() < 1e-5
+
+
+def test_a_lower_root_outlives_rounding_and_refuses_what_is_no_moment() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 60, generator=g) * torch.logspace(0, 4, 60)
+    c = (x.T @ x / 20).float()
+    assert torch.linalg.cholesky_ex(add_ridge(c.double(), 1e-12)).info > 0
+    root = lower_root(c, 1e-12)
+    scale = c.diagonal().double().sqrt()
+    assert ((root @ root.T - c) / scale / scale[:, None]).abs().max() < 1e-4
+    assert lower_root(torch.zeros(3, 3), 1e-4).diagonal().gt(0).all()
+    with pytest.raises(DecompositionError, match="not positive semidefinite"):
+        lower_root(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), 0.0)

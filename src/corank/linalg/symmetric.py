@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 _DOUBLE_SIDE = 2048
 _NEGATIVE_PART = 1e-2
+_TINY = 1e-60  # a diagonal whose root is still a number
 BLOCK = 384
 
 
@@ -117,6 +118,24 @@ def sqrt_psd(c: Tensor) -> Tensor:
     """Symmetric positive semidefinite square root (n, n) of c (n, n)."""
     values, vectors = eigh_clamped(c)
     return (vectors * values.sqrt()) @ vectors.T
+
+
+def lower_root(c: Tensor, ridge: float) -> Tensor:
+    """L (n, n), lower triangular, float64, with L L^T = c + ridge * trace(c) / n * I.
+
+    Where rounding has left a second moment c (n, n) indefinite even so, as much of its own diagonal
+    is added as makes it definite: 1e-7 of it, or that times a power of ten, up to 1e-2. A zero
+    matrix gives a tiny multiple of I. Raises DecompositionError for what is no second moment.
+    """
+    wide = add_ridge(check_square(c, "c").double(), ridge)
+    diagonal = c.double().diagonal().clamp_min(0)
+    for share in (0.0, *(10.0**-k for k in range(7, 1, -1))):
+        lower, failed = torch.linalg.cholesky_ex(wide + (share * diagonal + _TINY).diag())
+        if not bool(failed):
+            return lower
+    raise DecompositionError(
+        f"a {tuple(c.shape)} matrix is not positive semidefinite; pass a second moment"
+    )
 
 
 def add_ridge(c: Tensor, relative: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
-from ..linalg import add_ridge
+from ..linalg import lower_root
 from ..metrics import Measure
 from ..metrics.metric import times
 from ..operators import Operator
@@ -59,8 +59,7 @@ def by_leverage(measure: Measure, ridge: float) -> Importance:
         moment = _moment_read(measure, unit, layout)
         if moment is None:
             return energies(measure, unit, layout)
-        lower = torch.linalg.cholesky(add_ridge(moment, ridge))
-        return 1 / torch.cholesky_inverse(lower).diagonal()
+        return 1 / torch.cholesky_inverse(lower_root(moment, ridge)).diagonal()
 
     return importance
 
@@ -147,8 +146,8 @@ def _build(
     if refit and moment is not None and moment.ndim == 2 and size < layout.width:
         weight, gone = unit.ops[-1].dense().detach().double(), every[size:]
         lost = weight[:, gone] @ moment[gone][:, kept]
-        inside = add_ridge(moment[kept][:, kept], RIDGE)
-        parts[-1] = weight[:, kept] + torch.linalg.solve(inside, lost, left=False)
+        root = lower_root(moment[kept][:, kept], RIDGE)
+        parts[-1] = weight[:, kept] + torch.cholesky_solve(lost.mT, root).mT
     return layout.assemble(unit, kept, parts)
 
 
@@ -177,8 +176,7 @@ def _lost(measure: Measure, unit: Unit, layout: Layout, order: Tensor, refit: bo
         return _tails(weight.square().sum(0) * moment[order])
     moment = moment[order][:, order]
     if refit:  # what is left of C is the product of the columns that its root still has
-        root = torch.linalg.cholesky(add_ridge(moment, RIDGE))
-        return _tails((weight @ root).square().sum(0))
+        return _tails((weight @ lower_root(moment, RIDGE)).square().sum(0))
     shares = ((weight.mT @ weight) * moment).flip(0, 1).cumsum(0).cumsum(1).diagonal()
     return torch.cat([shares.new_zeros(1), shares]).flip(0).clamp_min(0)
 
