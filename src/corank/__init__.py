@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .io import load, load_adapter, save, save_adapter, stream
     from .registry import methods
     from .report import Report
-    from .verbs import adapt, analyze, compress, cut, factorize, merge, narrow, quantize
+    from .verbs import adapt, analyze, compress, cut, factorize, merge, quantize
 
 __all__ = [
     "Report",
@@ -34,7 +34,6 @@ __all__ = [
     "losses",
     "merge",
     "methods",
-    "narrow",
     "optim",
     "quantize",
     "save",
@@ -48,7 +47,6 @@ _HOMES = {
     "Report": "report", "adapt": "verbs", "analyze": "verbs", "compress": "verbs",
     "controller": "adapters", "cut": "verbs", "factorize": "verbs", "heal": "healing",
     "load": "io", "load_adapter": "io", "merge": "verbs", "methods": "registry",
-    "narrow": "verbs",
     "quantize": "verbs",
     "save": "io", "save_adapter": "io", "stream": "io",
 }  # fmt: skip

@@ -294,7 +294,7 @@ def test_uniqls_file_is_cut_to_what_the_method_would_have_kept(build, tmp_path):
     corank.compress(model, "uniql", keep=0.8, data=tokens(), allocate="uniform")
     corank.save(model, tmp_path / "model")
     loaded = type(model).from_pretrained(tmp_path / "model")
-    report = corank.narrow(loaded, 0.6)
+    report = corank.cut(loaded, keep=0.6)
     for unit in units:
         first = read(model, unit.sites[0])
         made = [read(loaded, site) for site in unit.sites]
@@ -320,13 +320,13 @@ def test_only_sorted_channels_can_be_cut_at_load():
     model = tiny_llama()
     for keep in (0, 1.5, True):
         with pytest.raises(ValueError, match="outside"):
-            corank.narrow(model, keep)
+            corank.cut(model, keep=keep)
     with pytest.raises(ValueError, match="no weight has sorted channels"):
-        corank.narrow(model, 0.5)
+        corank.cut(model, keep=0.5)
     corank.compress(model, "uniql", rank=8, data=tokens(), targets=["q_proj"])
     corank.compress(model, "uniql", rank=8, data=tokens(4, seed=3), targets=["k_proj"])
     with pytest.raises(ValueError, match="no weight has sorted channels"):
-        corank.narrow(model, 0.5)  # q and k lost dimensions of their own
+        corank.cut(model, keep=0.5)  # q and k lost dimensions of their own
 
 
 def tiny_experts():

@@ -6,7 +6,6 @@ from .compress import compress
 from .cut import cut
 from .factorize import factorize
 from .merge import merge
-from .narrow import narrow
 from .quantize import quantize
 
-__all__ = ["adapt", "analyze", "compress", "cut", "factorize", "merge", "narrow", "quantize"]
+__all__ = ["adapt", "analyze", "compress", "cut", "factorize", "merge", "quantize"]
