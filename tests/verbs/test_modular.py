@@ -395,6 +395,19 @@ def test_what_was_cut_together_is_not_repaired_weight_by_weight(key):
     corank.compress(model, "eora", rank=4, data=data, original=original, targets="attention")
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_left_can_be_put_in_codes_under_one_budget(key, tmp_path):
+    model = shaken(tiny_opt())
+    original, steps = copy.deepcopy(model), [key, {"round_to_nearest": {"bits": 8, "group": 16}}]
+    report = corank.compress(model, steps, keep=0.3, data=tokens(8))
+    assert 0.2 < report.totals["bytes_after"] / report.totals["bytes_before"] <= 0.3
+    assert lost(model, original, tokens(2)) < 0.5
+    corank.save(model, tmp_path / "model")
+    loaded = type(model).from_pretrained(tmp_path / "model")
+    for now, then in zip(outputs(loaded, tokens(1)), outputs(model, tokens(1)), strict=True):
+        assert torch.equal(now, then)
+
+
 def test_merging_leaves_zeros_where_channels_were():
     model = shaken(tiny_opt())
     corank.compress(model, "uniql", keep=0.6, data=tokens())
