@@ -8,9 +8,10 @@ import torch
 import corank
 from corank.calibration import batches
 from corank.errors import DataError
-from corank.verbs import mixing, searching
+from corank.verbs import mixing
 from corank.verbs.candidates import BITS, candidates
 from corank.verbs.profiling import Tried, one_of_each
+from corank.verbs.yardstick import Yardstick
 
 from .models import tiny_llama, tokens
 
@@ -32,7 +33,7 @@ def test_what_is_kept_is_the_nearest_of_the_tried_on_the_tuning_data():
     assert len(losses) >= 3
     best = min(losses, key=losses.get)
     assert report.method == f"auto: {best}"
-    assert searching.distance(model, original, batches(held)) == pytest.approx(losses[best])
+    assert Yardstick(original, batches(held))(model) == pytest.approx(losses[best])
     assert whole(model) <= whole(original) - int(0.7 * 61440)
     assert report.totals["model_bytes_after"] == whole(model)
     assert report.seconds["search"] > 0
@@ -64,8 +65,8 @@ def test_the_profile_says_what_the_whole_then_shows():
     )
     rows = {r["steps"]: r for r in report.sections["tried"]["profile"] if r["keep"] == 0.3}
     codes = "round_to_nearest(bits=[2, 3, 4, 6, 8])"
-    error = {name: sum(row["errors"].values()) for name, row in rows.items()}
-    assert error[codes] < error["svd"]
+    assert 0 < rows[codes]["distance"] < rows["svd"]["distance"]
+    assert sum(rows[codes]["errors"].values()) < sum(rows["svd"]["errors"].values())
     loss = {row["steps"]: row["loss"] for row in report.sections["tried"]["whole"]}
     assert loss[codes] < loss["svd"]
     assert set(rows["svd"]["errors"]) == {"q", "k", "v", "o", "gate", "up", "down"}
@@ -76,9 +77,9 @@ def test_roles_get_what_suits_them():
     sites = corank.models.find_sites(model, ["q_proj", "up_proj"])
     size = {s.role: corank.models.read(model, s).bytes() for s in sites}
     tried = [
-        Tried(["svd"], 0.5, {"q": 1.0, "up": 9.0}, dict(size.items())),
-        Tried(["gptq"], 0.5, {"q": 9.0, "up": 1.0}, dict(size.items())),
-        Tried(["awq"], 0.1, {"q": 99.0, "up": 99.0}, {r: b // 5 for r, b in size.items()}),
+        Tried(["svd"], 0.5, 0.0, {"q": 1.0, "up": 9.0}, dict(size.items())),
+        Tried(["gptq"], 0.5, 0.0, {"q": 9.0, "up": 1.0}, dict(size.items())),
+        Tried(["awq"], 0.1, 0.0, {"q": 99.0, "up": 99.0}, {r: b // 5 for r, b in size.items()}),
     ]
     parts = mixing.mix(model, sites, tried, sum(size.values()))
     assert {tuple(p.steps): p.targets.count("up_proj") for p in parts} == {

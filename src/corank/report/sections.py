@@ -86,7 +86,7 @@ def _tried(tried: Mapping[str, Any]) -> list[Section]:
     ]  # fmt: skip
     profile = [
         [row["steps"], f"{row['keep']:.3g}", "-" if row["failed"] else
-         show_value(sum(row["errors"].values())), row["failed"] or ""]
+         show_value(row["distance"]), row["failed"] or ""]
         for row in sorted(tried["profile"], key=lambda r: (r["failed"] or "", r["keep"]))
     ]  # fmt: skip
     return [
@@ -98,8 +98,8 @@ def _tried(tried: Mapping[str, Any]) -> list[Section]:
         ),
         Section(
             "Tried on one block",
-            "Errors of outputs weighed by how the loss depends on them, summed over roles.",
-            ["composition", "keep", "error", "failed"],
+            "The same on a few tuning batches, with only one block rewritten.",
+            ["composition", "keep", "distance", "failed"],
             profile,
         ),
     ]

@@ -37,6 +37,8 @@ def mix(model: nn.Module, sites: Sequence[Site], tried: Sequence[Tried], most: i
     roles: dict[str, list[Site]] = defaultdict(list)
     for site in sites:
         roles[site.role].append(site)
+    if not tried:
+        return []
     menus = [_menu(role, tried) for role in roles]
     units = [Unit(found, [read(model, site) for site in found]) for found in roles.values()]
     candidates = [Candidate(unit, menu) for unit, menu in zip(units, menus, strict=True)]

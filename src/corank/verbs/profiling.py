@@ -1,4 +1,4 @@
-"""What a composition does to one block: its error role by role, cheap enough to try them all."""
+"""What a composition does to one block, cheap enough to try them all."""
 
 from __future__ import annotations
 
@@ -18,17 +18,25 @@ from ..models import Site, read, snapshot
 from .composing import compose
 from .shrinking import Options
 from .steps import read_steps
+from .yardstick import Yardstick
 
 #: Batches that steps after the first are calibrated on.
 FEW = 16
+#: Tuning batches that candidates are judged on.
+JUDGED = 2
 
 
 @dataclass
 class Tried:
-    """A composition, and how it did: `errors` and `bytes` by role."""
+    """A composition at a size, and how it did on one block.
+
+    `distance` is that of the model's outputs to the original's; `errors` and `bytes` are by role,
+    without errors where the weights of several roles only make sense together.
+    """
 
     steps: Sequence[Any]
     keep: float
+    distance: float = 0.0
     errors: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -38,29 +46,25 @@ class Tried:
     def label(self) -> str:
         return " + ".join(step.label for step in read_steps(self.steps))
 
-    @property
-    def error(self) -> float:
-        """The sum over roles."""
-        return sum(self.errors.values())
-
     def to_json(self) -> dict[str, Any]:
         """A row of the section "tried"."""
         return {
-            "steps": self.label, "keep": self.keep, "errors": self.errors,
-            "seconds": self.seconds, "failed": self.failed,
+            "steps": self.label, "keep": self.keep, "distance": self.distance,
+            "errors": self.errors, "seconds": self.seconds, "failed": self.failed,
         }  # fmt: skip
 
 
 class Profile:
-    """One block of a model with all the statistics that the candidates read.
+    """One block of a model, and one site of each role that the block lacks.
 
-    Errors are those of outputs, weighed by how much the model's loss depends on them: they count
-    for all layers of the role, as if those were like this one.
+    Candidates are judged by how far the whole model's outputs move on a few tuning batches when
+    only these weights are rewritten. Errors by role are those of the weights' own outputs, weighed
+    by how the loss depends on them, and count for all layers as if those were like this one.
     """
 
     def __init__(
         self, model: nn.Module, sites: Sequence[Site], listed: Sequence[Sequence[Any]],
-        inputs: Batches, options: Options, folder: Path,
+        inputs: Batches, held: Batches, options: Options, folder: Path,
     ) -> None:  # fmt: skip
         self.model, self.sites = model, one_of_each(sites)
         self.counts = Counter(site.role for site in sites)
@@ -70,6 +74,7 @@ class Profile:
         needs = frozenset({"mean"}).union(*(step.recipe.needs for step in every))
         collect(model, self.sites, needs | two_sided().needs, inputs, loss=options.loss)
         save_statistics(model, self.sites, self.file)
+        self.yardstick = Yardstick(model, Batches(held[:JUDGED]), keep=True)
         names = "|".join(re.escape(site.name) for site in self.sites)
         self.options = replace(
             options, targets=f"re:^({names})$", statistics=self.file, allocate="uniform",
@@ -82,23 +87,29 @@ class Profile:
         undo = snapshot(self.model, self.sites)
         try:
             compose(self.model, steps, replace(self.options, keep=keep))
-            centred = read_steps(steps)[0].recipe.family
-            errors: dict[str, float] = defaultdict(float)
-            stored: dict[str, int] = defaultdict(int)
-            for site in self.sites:
-                op = read(self.model, site)
-                measure = two_sided(centred=centred.of(site).measure.centred)
-                change = self.dense[site.name] - op.dense().detach().float()
-                count = self.counts[site.role]
-                errors[site.role] += count * float(measure(site.stats).loss(change))
-                stored[site.role] += count * op.bytes()
-            tried.errors, tried.bytes = dict(errors), dict(stored)
+            tried.distance = self.yardstick(self.model)
+            self._look(tried)
         except (ValueError, RuntimeError) as error:
             tried.failed = str(error)
         finally:
             undo()
         tried.seconds = perf_counter() - started
         return tried
+
+    def _look(self, tried: Tried) -> None:
+        """Bytes by role, and errors where each weight can be held against the one that it was."""
+        families = [step.recipe.family for step in read_steps(tried.steps)]
+        alone = all(family.joint is None for family in families)
+        stored: dict[str, int] = defaultdict(int)
+        errors: dict[str, float] = defaultdict(float)
+        for site in self.sites:
+            op, count = read(self.model, site), self.counts[site.role]
+            stored[site.role] += count * op.bytes()
+            if alone:
+                measure = two_sided(centred=families[0].of(site).measure.centred)
+                change = self.dense[site.name] - op.dense().detach().float()
+                errors[site.role] += count * float(measure(site.stats).loss(change))
+        tried.bytes, tried.errors = dict(stored), dict(errors)
 
 
 def one_of_each(sites: Sequence[Site]) -> list[Site]:

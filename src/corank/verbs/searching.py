@@ -10,17 +10,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..calibration import Batches, batches
-from ..calibration.data import to_device
-from ..calibration.outputs import main_output
-from ..calibration.running import call, device_of, untouched
 from ..engine.budget import budget_bytes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
-from ..healing.losses import output_loss, token_mask
 from ..models import choose_sites, read, snapshot, survey
 from ..report import Report
 from .candidates import candidates, needs_the_whole
@@ -29,6 +24,7 @@ from .mixing import Part, compose_parts, mix
 from .profiling import Profile, Tried
 from .shrinking import Options
 from .steps import read_steps
+from .yardstick import Yardstick
 
 #: Bits of the codes in which structures are stored.
 CODES = (8, 4)
@@ -90,11 +86,12 @@ def search(
     common = replace(options, data=inputs, tokenizer=None, keep=keep, size=None, heal_minutes=0.0)
     told = options.progress or (lambda stage, fraction: None)
     original = copy.deepcopy(model)
+    yardstick = Yardstick(original, held)
     with unchanged_on_error(model, found), tempfile.TemporaryDirectory() as folder:
         told("profiling", 0.0)
         listed = candidates(among)
         profiled = [steps for steps in listed if not needs_the_whole(steps)]
-        profile = Profile(model, found, profiled, inputs, common, Path(folder))
+        profile = Profile(model, found, profiled, inputs, held, common, Path(folder))
         tried = _profile(profile, profiled, keep, among is None, told)
         chosen = [t for t in _best(tried) if t.keep == keep][:finalists]
         if not chosen and len(profiled) == len(listed):
@@ -102,7 +99,7 @@ def search(
             raise ValueError(f"no candidate applies at this size: {reasons}")
         finals = [t.steps for t in chosen] + [s for s in listed if needs_the_whole(s)]
         whole = [Whole([Part(steps, keep, options.targets)]) for steps in finals]
-        if parts := mix(model, found, _best(tried), most):
+        if parts := mix(model, found, [t for t in _best(tried) if t.errors], most):
             whole.append(Whole(parts))
         best: tuple[float, Report, Callable[[], None]] | None = None
         undo = snapshot(model, found)
@@ -112,7 +109,7 @@ def search(
             try:
                 report = compose_parts(model, one.parts, replace(common, progress=None))
                 one.method, one.bytes = report.method, report.totals["model_bytes_after"]
-                one.loss = distance(model, original, held)
+                one.loss = yardstick(model)
                 if best is None or one.loss < best[0]:
                     best = one.loss, report, snapshot(model, found)
             except (ValueError, RuntimeError) as error:
@@ -130,20 +127,6 @@ def search(
     }  # fmt: skip
     report.seconds["search"] = perf_counter() - started
     return report
-
-
-def distance(model: nn.Module, original: nn.Module, held: Batches) -> float:
-    """Mean over the batches of how far the outputs are from the original's; see `search`."""
-    total = 0.0
-    with torch.no_grad(), untouched(model), untouched(original):
-        for batch in held:
-            batch = to_device(batch, device_of(model))
-            theirs, mine = call(original, batch), call(model, batch)
-            loss = output_loss(
-                main_output(mine), main_output(theirs), token_mask(batch), hasattr(mine, "logits")
-            )
-            total += float(loss) / len(held)
-    return total
 
 
 def _split(options: Options, tuning: Any) -> tuple[Batches, Batches]:
@@ -185,4 +168,4 @@ def _profile(
 
 
 def _best(tried: Sequence[Tried]) -> list[Tried]:
-    return sorted((t for t in tried if not t.failed), key=lambda t: t.error)
+    return sorted((t for t in tried if not t.failed), key=lambda t: t.distance)
