@@ -255,7 +255,7 @@ def test_a_delta_is_not_loaded_onto_another_base_nor_after_an_edit(tmp_path):
         corank.load_adapter(tiny_mlp(), tmp_path / "delta")
     assert all(torch.equal(value, kept[name]) for name, value in other.state_dict().items())
     text = (tmp_path / "delta" / SKELETON).read_text()
-    (tmp_path / "delta" / SKELETON).write_text(text.replace('"group": 64', '"group": 32'))
+    (tmp_path / "delta" / SKELETON).write_text(text.replace('"bits": 8', '"bits": 4'))
     with pytest.raises(FormatError, match="edited"):
         corank.load_adapter(base, tmp_path / "delta")
 
