@@ -39,7 +39,6 @@ CLAIMS = (
     Claim("awq", "beats rounding to nearest", f"awq{_BITS}", f"round_to_nearest{_BITS}"),
     Claim("blast", "beats low rank", "blast", "svd"),
     Claim("monarch", "beats low rank", "monarch", "svd"),
-    Claim("dsformer", "beats low rank", "dsformer", "svd"),
 )  # fmt: skip
 
 
