@@ -15,6 +15,8 @@ from .steps import Step
 
 #: Tries to meet a budget from below, and how near is near enough.
 TRIES, NEAR = 6, 0.99
+#: How far below the budget a try aims, and how much less one takes at least that was over it.
+MARGIN, STEP = 0.003, 0.99
 
 
 class Turns:
@@ -73,7 +75,9 @@ def meet(turns: Turns, sites: Sequence[Site], most: int | None, rest: int) -> li
             best = reached, reports, snapshot(turns.model, sites)
         if reached <= most and (keep == 1.0 or reached - rest >= NEAR * (most - rest)):
             break
-        keep = _next(tried, most)
+        keep = _next(tried, most - MARGIN * (most - rest), most)
+        if any(keep == other for other, _ in tried):
+            break
     if best is None:
         raise ValueError(
             f"the budget of {most:,} bytes for the whole model is below the smallest reached, "
@@ -83,12 +87,13 @@ def meet(turns: Turns, sites: Sequence[Site], most: int | None, rest: int) -> li
     return best[1]
 
 
-def _next(tried: Sequence[tuple[float, int]], most: int) -> float:
-    """Where the bytes, affine in the size, would be just within the budget."""
+def _next(tried: Sequence[tuple[float, int]], aim: float, most: int) -> float:
+    """Where the bytes, affine in the size, would be `aim`; less than before where over `most`."""
     keep, reached = tried[-1]
     other, fewer = tried[-2] if len(tried) > 1 else (0.0, 0)
-    slope = (reached - fewer) / (keep - other) if keep != other else 0.0
-    return min(1.0, keep - 1.002 * (reached - most) / slope) if slope > 0 else 0.0
+    slope = (reached - fewer) / (keep - other)
+    found = keep - (reached - aim) / slope if slope > 0 else keep
+    return min(found, STEP * keep) if reached > most else min(found, 1.0)
 
 
 def _within(turns: Turns, reports: list[Report], most: int | None) -> list[Report]:
