@@ -11,9 +11,12 @@ from .steps import read_steps
 #: Bits that quantising candidates choose from.
 BITS = [2, 3, 4, 6, 8]
 
+#: What takes a minute or more for a small block: tried only where it is named.
+SLOW = frozenset({"blast", "realm", "requant"})
+
 
 def candidates(among: Sequence[Any] | None) -> list[list[Any]]:
-    """One composition for each method that a budget can size, or those named.
+    """One composition for each method that a budget can size and that is quick, or those named.
 
     A method that can choose among several numbers of bits gets them. Raises ValueError for one that
     is named and cannot be a step.
@@ -21,6 +24,7 @@ def candidates(among: Sequence[Any] | None) -> list[list[Any]]:
     if among is not None:
         return [_composition(entry) for entry in among]
     found = sorted(m.key for m in METHODS.values() if m.area in ("compress", "quantize"))
+    found = [key for key in found if key not in SLOW]
     made = []
     for key in found:
         try:
