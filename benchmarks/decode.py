@@ -40,6 +40,7 @@ WAYS: dict[str, Any] = {
     "8-bit codes": [{"round_to_nearest": {"bits": 8}}],
     "4-bit codes": [{"round_to_nearest": {"bits": 4}}],
     "low rank, half, in 8-bit codes": [{"svd": {"keep": 0.5}}, {"round_to_nearest": {"bits": 8}}],
+    "channels, half": [{"uniql": {"keep": 0.5}}],
     "4-bit codes and rank 32": [{"lqer": {"bits": 4, "rank": 32, "scaled": False}}],
 }
 
@@ -125,7 +126,7 @@ def main() -> None:
         for number, (name, steps) in enumerate(WAYS.items()):
             model = copy.deepcopy(dense)
             if steps is not None:
-                corank.compress(model, steps)
+                corank.compress(model, steps, data=[torch.randint(0, 512, (8, 64))])
             corank.save(model, Path(folder) / str(number))
             models[name], peaks[name] = model, peak(Path(folder) / str(number))
     linear = [n for n, m in dense.named_modules() if type(m) is nn.Linear and n != "lm_head"]
@@ -138,7 +139,7 @@ def main() -> None:
     for name, model in models.items():
         results.add("decode", {
             "key": name, "bytes": count_bytes(model), "peak": peaks.get(name),
-            "threads": options.threads, "rounds": options.rounds,
+            "threads": options.threads, "rounds": options.rounds, "prompt": PROMPT, "new": NEW,
             "speeds": {str(batch): found[name] for batch, found in by_batch.items()},
         })  # fmt: skip
     print(json.dumps(results.tables["decode"], indent=1))

@@ -306,7 +306,7 @@ def main() -> None:
         structured = _read(options.results / "structured.json")
         (options.docs / "board-optim.md").write_text(render_optimizers(optim, kept, structured))
     if equal := _read(options.results / "equal_bytes.json"):
-        page, more = render_equal(equal)
+        page, more = render_equal(equal, _read(options.results / "decode.json"))
         (options.docs / "board-bytes.md").write_text(page)
         plots |= more
     for name, svg in plots.items():

@@ -36,7 +36,9 @@ a size where the first side is better in and out of domain; one calibration seed
 little, and small models say little of the scale that the papers write of."""
 
 
-def render(tables: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+def render(
+    tables: Mapping[str, Any], decoding: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, str]]:
     """The page, and its plots by file name."""
     shares = ", ".join(f"{share:.0%}" for share in sorted(SHARES, reverse=True))
     parts, plots = [INTRODUCTION.format(shares=shares)], {}
@@ -60,8 +62,37 @@ def render(tables: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
             at = [row for row in rows if row["share"] == share]
             parts += [f"### {share:.0%}", _table(at, measure)]
         parts += _failed(tables[model])
+    parts += render_speed((decoding or {}).get("decode", []), (decoding or {}).get("notes", []))
     versions = ", ".join(f"{k} {v}" for k, v in sorted(tables.get("environment", {}).items()))
     return "\n\n".join([*parts, "## Versions", versions]) + "\n", plots
+
+
+SPEED = """\
+A random LLaMA of 67 M parameters in its blocks, bfloat16, on the CPU (`python -m
+benchmarks.decode`). Speeds are over the dense model's, prefill of {prompt} tokens and {new} tokens decoded with a cache,
+medians of interleaved rounds. Peak is what loading the saved folder and decoding adds to a process,
+over the dense folder's. Where a figure is below 1 the form is slower than the dense layer on this
+machine: it saves bytes, not time."""
+
+
+def render_speed(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
+    """The section on speed and memory; empty where nothing was measured."""
+    dense = next((row for row in rows if row["key"] == "dense"), None)
+    if dense is None:
+        return []
+    header = ["form", "bytes", *(
+        f"{part}, batch {batch}" for part in ("prefill", "decode") for batch in (1, 16)
+    ), "peak"]  # fmt: skip
+    shown = [
+        [row["key"], f"{row['bytes'] / dense['bytes']:.0%}", *(
+            number(row["speeds"][str(batch)][f"{part} over dense"], 2)
+            for part in ("prefill", "decode") for batch in (1, 16)
+        ), "-" if row["peak"] is None else number(row["peak"] / dense["peak"], 2)]
+        for row in sorted(rows, key=lambda row: -row["bytes"])
+    ]  # fmt: skip
+    about = SPEED.format(prompt=dense["prompt"], new=dense["new"])
+    threads = f"{dense['threads']} thread(s), {dense['rounds']} rounds."
+    return ["## Speed and memory", " ".join([about, threads]), table(header, shown), *notes]
 
 
 def _dense(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

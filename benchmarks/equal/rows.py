@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corank.verbs.candidates import candidates
+from corank.verbs.candidates import SLOW, candidates
 from corank.verbs.steps import read_steps
 
 #: Shares of the targeted weights' bytes in bfloat16; the first are measured first.
@@ -43,7 +43,7 @@ class Row:
 
 def list_rows(shares: Sequence[float] = SHARES) -> Iterator[Row]:
     """Every row of seed 0: plain codes, all single methods, some structures in codes, auto."""
-    single = [tuple(steps) for steps in candidates(None)]
+    single = [tuple(steps) for steps in [*candidates(None), *candidates(sorted(SLOW))]]
     first = [s for s in single if read_steps(s)[0].method.key in PLAIN]
     known = {read_steps(s)[0].method.key for s in single}
     coded = [(key, {"gptq": {"bits": b}}) for key in IN_CODES if key in known for b in (8, 4)]
