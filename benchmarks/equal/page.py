@@ -69,10 +69,10 @@ def render(
 
 SPEED = """\
 A random LLaMA of 67 M parameters in its blocks, bfloat16, on the CPU (`python -m
-benchmarks.decode`). Speeds are over the dense model's, prefill of {prompt} tokens and {new} tokens decoded with a cache,
-medians of interleaved rounds. Peak is what loading the saved folder and decoding adds to a process,
-over the dense folder's. Where a figure is below 1 the form is slower than the dense layer on this
-machine: it saves bytes, not time."""
+benchmarks.decode`). Speeds are over the dense model's: prefill of {prompt} tokens, and {new} tokens
+decoded with a cache, medians of interleaved rounds. Peak is what loading the saved folder and
+decoding adds to a process, over the dense folder's. Where a figure is below 1 the form is slower
+than the dense layer on this machine: it saves bytes, not time."""
 
 
 def render_speed(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
