@@ -131,3 +131,19 @@ def test_what_cannot_be_is_refused_and_the_model_is_as_it_was(settings, message)
     assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
     for name, value in before.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
+
+
+def test_what_gives_no_numbers_is_never_chosen(monkeypatch):
+    real = Yardstick.__call__
+
+    def judge(self, model):
+        broken = any(type(part).__name__ == "LowRank" for part in model.modules())
+        return float("nan") if broken else real(self, model)
+
+    monkeypatch.setattr(Yardstick, "__call__", judge)
+    report = corank.compress(
+        tiny_llama(), "auto", keep=0.3, data=tokens(), among=["svd", "round_to_nearest"]
+    )
+    assert "svd" not in report.method
+    failed = {row["steps"] for row in report.sections["tried"]["profile"] if row["failed"]}
+    assert failed == {"svd"}

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -88,6 +89,8 @@ class Profile:
         try:
             compose(self.model, steps, replace(self.options, keep=keep))
             tried.distance = self.yardstick(self.model)
+            if not isfinite(tried.distance):
+                raise ValueError(f"the outputs' distance is {tried.distance}")
             self._look(tried)
         except (ValueError, RuntimeError) as error:
             tried.failed = str(error)

@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,7 +17,7 @@ from ..calibration import Batches, batches
 from ..engine.budget import budget_bytes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
-from ..models import choose_sites, read, snapshot, survey
+from ..models import Site, choose_sites, read, snapshot, survey
 from ..report import Report
 from .candidates import candidates, needs_the_whole
 from .composing import heal_towards
@@ -101,25 +102,7 @@ def search(
         whole = [Whole([Part(steps, keep, options.targets)]) for steps in finals]
         if parts := mix(model, found, [t for t in _best(tried) if t.errors], most):
             whole.append(Whole(parts))
-        best: tuple[float, Report, Callable[[], None]] | None = None
-        undo = snapshot(model, found)
-        for number, one in enumerate(whole):
-            told("trying", number / len(whole))
-            began = perf_counter()
-            try:
-                report = compose_parts(model, one.parts, replace(common, progress=None))
-                one.method, one.bytes = report.method, report.totals["model_bytes_after"]
-                one.loss = yardstick(model)
-                if best is None or one.loss < best[0]:
-                    best = one.loss, report, snapshot(model, found)
-            except (ValueError, RuntimeError) as error:
-                one.failed = str(error)
-            one.seconds = perf_counter() - began
-            undo()
-        if best is None:
-            raise ValueError(f"no finalist could be done: {whole[0].failed}")
-        report = best[1]
-        best[2]()
+        report = _choose(model, found, whole, replace(common, progress=None), yardstick, told)
         heal_towards(model, original, replace(options, data=inputs), report)
     report.method = f"auto: {report.method}"
     report.sections["tried"] = {
@@ -127,6 +110,34 @@ def search(
     }  # fmt: skip
     report.seconds["search"] = perf_counter() - started
     return report
+
+
+def _choose(
+    model: nn.Module, sites: Sequence[Site], whole: Sequence[Whole], options: Options,
+    yardstick: Yardstick, told: Callable[[str, float], None],
+) -> Report:  # fmt: skip
+    """Do each to the whole model, and leave the one that is nearest."""
+    best: tuple[float, Report, Callable[[], None]] | None = None
+    undo = snapshot(model, sites)
+    for number, one in enumerate(whole):
+        told("trying", number / len(whole))
+        started = perf_counter()
+        try:
+            report = compose_parts(model, one.parts, options)
+            one.method, one.bytes = report.method, report.totals["model_bytes_after"]
+            one.loss = yardstick(model)
+            if not isfinite(one.loss):
+                raise ValueError(f"the outputs' distance is {one.loss}")
+            if best is None or one.loss < best[0]:
+                best = one.loss, report, snapshot(model, sites)
+        except (ValueError, RuntimeError) as error:
+            one.failed = str(error)
+        one.seconds = perf_counter() - started
+        undo()
+    if best is None:
+        raise ValueError(f"no finalist could be done: {whole[0].failed}")
+    best[2]()
+    return best[1]
 
 
 def _split(options: Options, tuning: Any) -> tuple[Batches, Batches]:
