@@ -8,7 +8,7 @@ import torch
 import corank
 from corank.calibration import batches
 from corank.errors import DataError
-from corank.verbs import mixing
+from corank.verbs import mixing, searching
 from corank.verbs.candidates import BITS, candidates
 from corank.verbs.profiling import Tried, one_of_each
 from corank.verbs.yardstick import Yardstick
@@ -147,3 +147,31 @@ def test_what_gives_no_numbers_is_never_chosen(monkeypatch):
     assert "svd" not in report.method
     failed = {row["steps"] for row in report.sections["tried"]["profile"] if row["failed"]}
     assert failed == {"svd"}
+
+
+def test_what_is_held_out_is_not_calibrated_on(monkeypatch):
+    seen = {"calibrated": set(), "held": set()}
+
+    def note(kind, data):
+        seen[kind] |= {batch["input_ids"].data_ptr() for batch in data}
+
+    class Noted(Yardstick):
+        def __init__(self, original, held, keep=False):
+            note("held", held)
+            super().__init__(original, held, keep)
+
+    real = searching.compose_parts
+    monkeypatch.setattr(searching, "Yardstick", Noted)
+    monkeypatch.setattr(
+        searching,
+        "compose_parts",
+        lambda model, parts, options: (
+            note("calibrated", options.data),
+            real(model, parts, options),
+        )[1],
+    )
+    data = tokens(count=20)
+    corank.compress(tiny_llama(), "auto", keep=0.5, data=data, among=["svd"])
+    assert len(seen["held"]) == 2
+    assert len(seen["calibrated"]) == 18
+    assert not seen["held"] & seen["calibrated"]
