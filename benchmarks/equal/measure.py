@@ -13,7 +13,7 @@ from torch import nn
 
 import corank
 from benchmarks.board.tasks import Task
-from benchmarks.equal.rows import AUTO, Row
+from benchmarks.equal.rows import AMONG, AUTO, Row
 from corank.report.speed import measure_speed
 from corank.verbs.steps import read_steps
 
@@ -24,7 +24,7 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
     data, started = task.calibration(row.seed), time.process_time()
     common = {"keep": row.share, "targets": task.targets, "seed": row.seed, "data": data}
     if row.steps == (AUTO,):
-        report = corank.compress(model, AUTO, tuning=task.tuning(), **common)
+        report = corank.compress(model, AUTO, tuning=task.tuning(), among=AMONG, **common)
     else:
         file = folder / f"{_needs(row)}-{task.name.replace(' ', '-')}-{row.seed}.safetensors"
         report = corank.compress(model, list(row.steps), statistics=file, **common)

@@ -9,7 +9,9 @@ from benchmarks.board.plots import COLOURS, draw
 from benchmarks.board.summary import number, table
 from benchmarks.equal.claims import render_claims
 from benchmarks.equal.judging import best, is_single, judge, measured
-from benchmarks.equal.rows import AUTO, SHARES
+from benchmarks.equal.rows import AMONG, AUTO, SHARES
+from corank.verbs.candidates import candidates
+from corank.verbs.steps import read_steps
 
 MODELS = {"MiniLM": "mean cosine", "reference LM": "perplexity"}
 #: Lines of the plot beside the best single method's.
@@ -17,13 +19,13 @@ PLOTTED = ("gptq", "round_to_nearest", "svd", "svd_llm", "kfac_svd", "corank", "
 INTRODUCTION = """\
 # The board at equal bytes
 
-Every method of the areas compress and quantize that a budget can size, structures whose factors are
-stored in codes, and `method="auto"`, at {shares} of the bytes that the targeted weights store in
-bfloat16: scales, indices and masks count. Models, texts and measures are those of
+Methods of the areas compress and quantize that a budget can size, structures whose factors are
+stored in codes, and `method="auto"`, at {shares} of the bytes that the targeted weights
+store in bfloat16: scales, indices and masks count. Models, texts and measures are those of
 [the other board](board-compress.md); weights are compressed in bfloat16 and evaluated in float32.
 Quantisers choose bits site by site from 2, 3, 4, 6 and 8. Nothing is trained. `auto` chooses on
-tuning text, which is neither calibrated on nor evaluated. `python -m benchmarks.equal_bytes`
-measures, `python -m benchmarks.pages` writes this page.
+tuning text, which is neither calibrated on nor evaluated, among {among}.
+`python -m benchmarks.equal_bytes` measures, `python -m benchmarks.pages` writes this page.
 
 One calibration seed. Seconds are of the processor, one thread, all of calibration included, on a
 machine shared with other work; rows of the same statistics share a pass, timed with the first.
@@ -40,8 +42,9 @@ def render(
     tables: Mapping[str, Any], decoding: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, str]]:
     """The page, and its plots by file name."""
+    among = ", ".join(" + ".join(s.label for s in read_steps(c)) for c in candidates(AMONG))
     shares = ", ".join(f"{share:.0%}" for share in sorted(SHARES, reverse=True))
-    parts, plots = [INTRODUCTION.format(shares=shares)], {}
+    parts, plots = [INTRODUCTION.format(shares=shares, among=among)], {}
     if judged := judge(tables, MODELS):
         parts += ["## Targets", table(["what", "to reach", "reached", ""], judged)]
     if claims := render_claims(tables, MODELS):

@@ -12,6 +12,11 @@ from corank.verbs.steps import read_steps
 #: Shares of the targeted weights' bytes in bfloat16; the first are measured first.
 SHARES = (0.25, 0.4, 0.12, 0.6, 0.8)
 AUTO = "auto"
+#: What auto tries here: what leads the board, so that a search takes minutes on one core.
+AMONG: tuple[Any, ...] = (
+    "gptq", "gpfq", "qera", "loftq", "awq", "kfac_svd", "modegpt", "corank",
+    *((key, {"gptq": {"bits": b}}) for key in ("svd_llm", "kfac_svd", "modegpt") for b in (4, 8)),
+)  # fmt: skip
 #: Plain codes, which everything has to be better than at a quarter of the bytes and below.
 PLAIN = ("round_to_nearest", "gptq")
 #: Bits under repairs of fixed codes, which a claim compares.

@@ -110,7 +110,8 @@ def test_several_bits_are_spent_where_they_help(key, more):
     fixed = corank.quantize(same, key, bits=4, group=8, **more)
     keep = fixed.totals["bytes_after"] / fixed.totals["bytes_before"]
     more = {k: v for k, v in more.items() if k != "rank"}  # the budget chooses ranks, too
-    chosen = corank.quantize(mixed, key, bits=[2, 3, 4, 5, 6], group=8, keep=keep, **more)
+    more |= {"bits": [2, 3, 4, 5, 6], "allocate": "greedy"}
+    chosen = corank.quantize(mixed, key, group=8, keep=keep, **more)
     assert chosen.totals["bytes_after"] <= fixed.totals["bytes_after"]
 
     def error(model):
@@ -169,3 +170,18 @@ def test_signs_are_trained_and_stored_as_bits(key, tmp_path):
     corank.save(trained, tmp_path)
     again = outputs(type(trained).from_pretrained(tmp_path), tokens(1))
     assert all(map(torch.equal, again, outputs(trained, tokens(1))))
+
+
+def test_bits_go_where_outputs_lose_most_for_their_size():
+    def bits(scale, **settings):
+        model = tiny_llama()
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.mlp.up_proj.weight.mul_(scale)
+        report = corank.quantize(
+            model, "round_to_nearest", bits=[2, 3, 4, 8], group=16, keep=0.2, **settings
+        )
+        return {row.name: row.bytes_after for row in report.sites}
+
+    assert bits(64.0) == bits(1.0)
+    assert bits(64.0, allocate="greedy") != bits(1.0, allocate="greedy")

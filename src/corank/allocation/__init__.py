@@ -26,6 +26,7 @@ ALLOCATORS: dict[str, Allocator] = {
     "block_influence": block_influence,
     "uniql": uniql,
     "lorap": lorap,
+    "relative": greedy,
     "sensitivity": greedy,
 }
 

@@ -50,6 +50,21 @@ def by_sensitivity(
 
 
 @torch.no_grad()
+def by_size(candidates: list[Candidate], family: Family) -> list[float]:
+    """One over the error of a weight that is gone, so that errors of unlike sites compare."""
+    weights = []
+    for candidate in candidates:
+        unit = candidate.unit
+        losses = [
+            family.of(site).measure(site.stats).loss(op.dense().detach().float())
+            for site, op in zip(unit.sites, unit.ops, strict=True)
+        ]
+        whole = float(sum(losses))
+        weights.append(1 / whole if whole > 0 else 1.0)
+    return weights
+
+
+@torch.no_grad()
 def by_influence(model: nn.Module, candidates: list[Candidate], batches: Batches) -> list[float]:
     """1 - E[cos(x_in, x_out)] of the block that each unit lies in (ShortGPT, arXiv 2403.03853)."""
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name, _ in blocks(model)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..allocation import BY_INFLUENCE, Allocator, Candidate, find_allocator, uniform
-from ..allocation.weights import by_influence, by_sensitivity
+from ..allocation.weights import by_influence, by_sensitivity, by_size
 from ..calibration import Batches
 from ..errors import DataError, SiteError
 from ..models import Site, read
@@ -133,6 +133,8 @@ def _weights(
     inputs: Batches | None,
     budget: int,
 ) -> list[float]:
+    if name == "relative":
+        return by_size(candidates, family)
     if name != "sensitivity" and name not in BY_INFLUENCE:
         return [1.0] * len(candidates)
     if inputs is None:

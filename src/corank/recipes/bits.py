@@ -19,4 +19,4 @@ def with_bits(bits: Bits, family: Callable[[int], Family], **recipe: Any) -> Rec
     if not isinstance(bits, Sequence) or not bits:
         raise ValueError(f"bits={bits!r}: name one number of bits, or several to choose from")
     recipe = {name: value for name, value in recipe.items() if name != "rank"}
-    return Recipe(any_of({b: family(b) for b in bits}), allocate="greedy", **recipe)
+    return Recipe(any_of({b: family(b) for b in bits}), allocate="relative", **recipe)
