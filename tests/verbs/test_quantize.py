@@ -7,9 +7,11 @@ import torch
 
 import corank
 from corank.calibration.outputs import outputs
+from corank.healing import heal
 from corank.models import find_sites, read
 from corank.operators import LowRank, Quantised, Signs
 from corank.registry import METHODS
+from corank.verbs import shrinking
 
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
@@ -62,14 +64,23 @@ def test_for_fine_tuning_the_factors_train_and_nothing_else(key):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.fixture
+def in_steps(monkeypatch):
+    """Healing in a number of steps, so that what it reaches does not hang on the machine's load."""
+    monkeypatch.setattr(
+        shrinking, "heal", lambda *models, minutes, **options: heal(*models, steps=48, **options)
+    )
+
+
 @pytest.mark.parametrize("key", ["int21", "norm_tweaking"])
+@pytest.mark.usefixtures("in_steps")
 def test_what_trains_is_trained_towards_the_original(key):
     quantised, trained = tiny_llama(), tiny_llama()
     corank.quantize(quantised, key, bits=2, data=tokens(), **quick(key))
     rank = {"rank": 4} if "rank" in METHODS[key].parameters else {}
     report = corank.quantize(trained, key, bits=2, data=tokens(), heal_minutes=0.02, **rank)
     losses = report.sections["healing"]["losses"]
-    assert losses[-1] < losses[0]
+    assert sum(losses[-6:]) < sum(losses[:6])  # the six batches, last and first
     moved = {
         type(trained.get_submodule(name.rpartition(".")[0])).__name__
         for name, p in trained.named_parameters()
@@ -150,6 +161,7 @@ def test_what_cannot_be_is_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize("key", [m.key for m in corank.methods("quantize") if "signs" in m.laws])
+@pytest.mark.usefixtures("in_steps")
 def test_signs_are_trained_and_stored_as_bits(key, tmp_path):
     models = original, started, trained = [tiny_llama() for _ in range(3)]
     told = corank.quantize(original, key, dry_run=True)
