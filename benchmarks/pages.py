@@ -266,7 +266,8 @@ def _unmeasured(board: dict[str, Any]) -> str:
     methods = [m for m in METHODS.values() if m.area == "compress" and not m.laws & left_out]
     missing = sorted(m.key for m in methods) if measured else []
     left = [f"`{key}`" for key in missing if key not in measured]
-    return f"Not measured yet: {', '.join(left)}." if left else ""
+    elsewhere = "; at equal bytes, beside quantisation: [the other board](board-bytes.md)"
+    return f"Not on this board: {', '.join(left)}{elsewhere}." if left else ""
 
 
 def _environment(board: dict[str, Any]) -> str:
