@@ -13,6 +13,7 @@ from corank.verbs.candidates import BITS, candidates
 from corank.verbs.profiling import Tried, one_of_each
 from corank.verbs.yardstick import Yardstick
 
+from ..methods.mixtures import mixture, text
 from .models import tiny_llama, tokens
 
 FEW = ["svd", "svd_llm", "round_to_nearest", ["gptq", {"eora": {"rank": 2}}]]
@@ -89,6 +90,20 @@ def test_roles_get_what_suits_them():
     small = mixing.mix(model, sites, tried, int(0.3 * sum(size.values())))
     assert [p.steps for p in small] == [["awq"]]
     assert mixing.mix(model, sites, tried, 10) == []
+
+
+def test_a_block_of_many_experts_stands_for_its_bytes_and_no_more(monkeypatch):
+    model, seen = mixture(), []
+    real = searching.mix
+    monkeypatch.setattr(searching, "mix", lambda *args: seen.extend(args[2]) or real(*args))
+    sites = corank.models.find_sites(model)
+    targeted = sum(corank.models.read(model, site).bytes() for site in sites)
+    corank.compress(
+        model, "auto", keep=0.6, data=text(), among=["svd", "basis_sharing"], finalists=1
+    )
+    at = {t.label: sum(t.bytes.values()) for t in seen if abs(t.keep - 0.6) < 1e-3}
+    assert set(at) == {"svd", "basis_sharing"}
+    assert all(0.5 * targeted < held <= 0.6 * targeted for held in at.values()), (at, targeted)
 
 
 def test_a_block_stands_for_all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -16,6 +16,7 @@ from torch import nn
 from ..calibration import Batches, collect, save_statistics
 from ..metrics import two_sided
 from ..models import Site, read, snapshot
+from ..operators.counting import count_each
 from .composing import compose
 from .shrinking import Options
 from .steps import read_steps
@@ -60,7 +61,8 @@ class Profile:
 
     Candidates are judged by how far the whole model's outputs move on a few tuning batches when
     only these weights are rewritten. Errors by role are those of the weights' own outputs, weighed
-    by how the loss depends on them, and count for all layers as if those were like this one.
+    by how the loss depends on them; they and bytes count for all weights of the role, in proportion
+    to their numbers, as if the others were like these.
     """
 
     def __init__(
@@ -68,11 +70,12 @@ class Profile:
         inputs: Batches, held: Batches, options: Options, folder: Path,
     ) -> None:  # fmt: skip
         self.model, self.sites = model, one_of_each(sites)
-        self.counts = Counter(site.role for site in sites)
+        every, here = numbers_by_role(sites), numbers_by_role(self.sites)
+        self.scale = {role: every[role] / here[role] for role in here}
         self.dense = {site.name: read(model, site).dense().detach().float() for site in self.sites}
         self.file = folder / "profile.safetensors"
-        every = [step for steps in listed for step in read_steps(steps)]
-        needs = frozenset({"mean"}).union(*(step.recipe.needs for step in every))
+        steps = [step for one in listed for step in read_steps(one)]
+        needs = frozenset({"mean"}).union(*(step.recipe.needs for step in steps))
         collect(model, self.sites, needs | two_sided().needs, inputs, loss=options.loss)
         save_statistics(model, self.sites, self.file)
         self.yardstick = Yardstick(model, Batches(held[:JUDGED]), keep=True)
@@ -105,14 +108,23 @@ class Profile:
         alone = all(family.joint is None for family in families)
         stored: dict[str, int] = defaultdict(int)
         errors: dict[str, float] = defaultdict(float)
-        for site in self.sites:
-            op, count = read(self.model, site), self.counts[site.role]
-            stored[site.role] += count * op.bytes()
+        ops = [read(self.model, site) for site in self.sites]
+        for site, op, (_, bytes_) in zip(self.sites, ops, count_each(ops), strict=True):
+            stored[site.role] += bytes_
             if alone:
                 measure = two_sided(centred=families[0].of(site).measure.centred)
                 change = self.dense[site.name] - op.dense().detach().float()
-                errors[site.role] += count * float(measure(site.stats).loss(change))
-        tried.bytes, tried.errors = dict(stored), dict(errors)
+                errors[site.role] += self.scale[site.role] * float(measure(site.stats).loss(change))
+        tried.bytes = {role: round(self.scale[role] * held) for role, held in stored.items()}
+        tried.errors = dict(errors)
+
+
+def numbers_by_role(sites: Sequence[Site]) -> dict[str, int]:
+    """How many numbers the dense weights of each role have."""
+    found: dict[str, int] = defaultdict(int)
+    for site in sites:
+        found[site.role] += site.shape[0] * site.shape[1]
+    return found
 
 
 def one_of_each(sites: Sequence[Site]) -> list[Site]:
