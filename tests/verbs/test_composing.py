@@ -106,6 +106,7 @@ def test_the_same_seed_gives_the_same_model():
         (["svd_llm", {"eora": {"rank": 16}}], {"keep": 0.3}, "below the smallest reached"),
         (["svd"], {"keep": 0.5, "rank": 3}, "say rank in the step"),
         (["svd"], {"keep": 0.5, "dry_run": True}, "for one method"),
+        (["gptq", "eora"], {"original": tiny_mlp()}, "original= is for one method"),
         (["svd"], {"keep": 0.5, "alpha": 1}, "'alpha': parameters of a step stand in the step"),
         (["svd"], {"keep": 0.5, "heal_minutes": 1, "data": None}, "healing needs data"),
         (["svd_llm"], {"keep": 0.5, "data": None}, "needs calibration data"),

@@ -197,3 +197,8 @@ def test_bits_go_where_outputs_lose_most_for_their_size():
 
     assert bits(64.0) == bits(1.0)
     assert bits(64.0, allocate="greedy") != bits(1.0, allocate="greedy")
+
+
+def test_steps_are_for_compress():
+    with pytest.raises(ValueError, match=r"steps are corank\.compress's"):
+        corank.quantize(tiny_mlp(), ["gptq"], data=vectors())

@@ -1,6 +1,7 @@
 """`method="auto"`: what it tries, by what it chooses, and that it says so."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import corank
 from corank.calibration import batches
 from corank.errors import DataError
-from corank.verbs import mixing, searching
+from corank.verbs import mixing, searching, turns
 from corank.verbs.candidates import BITS, candidates
 from corank.verbs.profiling import Tried, one_of_each
 from corank.verbs.yardstick import Yardstick
@@ -126,6 +127,25 @@ def test_the_choice_is_reproducible_and_healing_follows():
     assert report.sections["healing"]["losses"]
 
 
+def test_what_gives_no_numbers_is_not_chosen(monkeypatch):
+    real = turns.shrink
+
+    def breaks_svd(verb, model, method, *rest):
+        report = real(verb, model, method, *rest)
+        if method == "svd":
+            model.model.layers[1].mlp.down_proj.operator.b.data.fill_(float("nan"))
+        return report
+
+    monkeypatch.setattr(turns, "shrink", breaks_svd)
+    model = tiny_llama()
+    report = corank.compress(
+        model, "auto", keep=0.3, data=tokens(), among=["svd", "svd_llm"], finalists=2
+    )
+    assert {*re.findall(r"svd\w*", report.method)} == {"svd_llm"}
+    failed = [row["failed"] for row in report.sections["tried"]["profile"] if row["steps"] == "svd"]
+    assert "not finite" in failed[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -135,6 +155,13 @@ def test_the_choice_is_reproducible_and_healing_follows():
         ({"keep": None}, "exactly one of keep= .* and size="),
         ({"among": ["svdd"]}, "did you mean 'svd'"),
         ({"among": ["onebit"]}, "trains by itself"),
+        ({"among": ["ere"]}, "'ere' stores what fine-tuning changed"),
+        ({"dry_run": True, "data": None}, "dry_run= is for one method"),
+        ({"rank": 3, "keep": None}, "rank= is for one method"),
+        ({"original": tiny_llama()}, "original= is for one method"),
+        ({"statistics": "file"}, "statistics= is of one method"),
+        ({"finalists": 0}, "finalists=0: at least one"),
+        ({"amongst": ["svd"]}, "unknown parameter of 'auto' 'amongst': did you mean 'among'"),
     ],
 )
 def test_what_cannot_be_is_refused_and_the_model_is_as_it_was(settings, message):

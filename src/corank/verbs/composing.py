@@ -29,7 +29,7 @@ from ..operators import Dense
 from ..report import Report, versions
 from ..rewrites import Unit
 from .shrinking import Options
-from .steps import Step, read_steps
+from .steps import Step, read_steps, refuse_of_one
 from .turns import Turns, meet
 
 
@@ -42,8 +42,7 @@ def compose(model: nn.Module, steps: Sequence[Any], options: Options) -> Report:
     cannot be met, naming what was reached; the model is then as it was.
     """
     started, listed = perf_counter(), read_steps(steps)
-    if options.rank is not None or options.dry_run:
-        raise ValueError("rank= and dry_run= are for one method: say rank in the step it is of")
+    refuse_of_one(options)
     sites = [_sites(model, step, options) for step in listed]
     refuse_undoing(listed, sites)
     options = replace(options, data=_held(options), tokenizer=None)

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from ..allocation import Allocator
+from ..errors import unknown
 from ..registry import Cascade
 from ..report import Report
 from .composing import compose
-from .searching import search
+from .searching import OWN, search
 from .shrinking import Options, Progress, shrink
 
 
@@ -87,6 +88,8 @@ def compress(
         heal_minutes=heal_minutes, progress=progress,
     )  # fmt: skip
     if method == "auto":
+        if odd := params.keys() - set(OWN):
+            raise unknown("parameter of 'auto'", min(odd), OWN)
         return search(model, options, **params)
     if isinstance(method, str):
         return shrink("compress", model, method, params, options)

@@ -55,6 +55,8 @@ def quantize(
     Returns a Report of every site, the bytes reached and the time spent. On an error the model is
     as it was. Raises ValueError (SiteError, DataError) with the site and the remedy.
     """
+    if not isinstance(method, str):
+        raise ValueError("steps are corank.compress's: corank.quantize takes the key of one method")
     return shrink(
         "quantize", model, method, params,
         Options(

@@ -24,9 +24,11 @@ from .composing import heal_towards
 from .mixing import Part, compose_parts, mix
 from .profiling import Profile, Tried
 from .shrinking import Options
-from .steps import read_steps
+from .steps import read_steps, refuse_of_one
 from .yardstick import Yardstick
 
+#: What the search takes beside the options of the verb.
+OWN = ("tuning", "among", "finalists")
 #: Bits of the codes in which structures are stored.
 CODES = (8, 4)
 #: Sizes of a profile curve, over the wanted one.
@@ -78,6 +80,11 @@ def search(
         method of areas compress and quantize that applies. The report's section "tried" has all.
     """
     started = perf_counter()
+    refuse_of_one(options)
+    if options.statistics is not None:
+        raise ValueError("statistics= is of one method, and 'auto' gathers for many: leave it out")
+    if finalists < 1:
+        raise ValueError(f"finalists={finalists}: at least one composition is done to the whole")
     inputs, held = _split(options, tuning)
     found = choose_sites(*survey(model, options.seed), options.targets)
     ops = [read(model, site) for site in found]

@@ -13,6 +13,12 @@ from .shrinking import Options
 #: What a step may say for itself, in the place of what the call says for all.
 OWN = ("keep", "rank", "targets", "allocate", "cascade", "round_to")
 _AREAS = ("compress", "quantize")
+#: What only a call of one method may say, and what to do instead.
+_OF_ONE = {
+    "rank": "say rank in the step it is of",
+    "dry_run": "how large each step is to be is found by doing them",
+    "original": "what repairs is held against the model as it is given",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,13 @@ class Step:
     def options(self, common: Options, **changed: Any) -> Options:
         """The options of its turn."""
         return replace(common, **{**changed, **self.own})
+
+
+def refuse_of_one(options: Options) -> None:
+    """Refuse options that mean nothing for several methods. ValueError."""
+    for name, remedy in _OF_ONE.items():
+        if getattr(options, name) is not None and getattr(options, name) is not False:
+            raise ValueError(f"{name}= is for one method: {remedy}")
 
 
 def read_steps(steps: Sequence[Any]) -> list[Step]:

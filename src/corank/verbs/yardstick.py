@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class Yardstick:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
-        """The distance of `model`, which is left as it is."""
+        """The distance of `model`, which is left as it is. ValueError where it is no number."""
         total = 0.0
         for i, batch in enumerate(self.held):
             wanted = self._wanted(batch) if self.kept is None else self.kept[i]
@@ -34,6 +36,8 @@ class Yardstick:
                 main_output(found), wanted, token_mask(batch), hasattr(found, "logits")
             )
             total += float(loss) / len(self.held)
+        if not math.isfinite(total):
+            raise ValueError("the model's outputs are not finite on the tuning data")
         return total
 
     @torch.no_grad()
