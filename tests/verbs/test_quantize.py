@@ -199,6 +199,12 @@ def test_bits_go_where_outputs_lose_most_for_their_size():
     assert bits(64.0, allocate="greedy") != bits(1.0, allocate="greedy")
 
 
+def test_a_rank_that_a_weight_cannot_have_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^0: 64 is none of the sizes"):
+        corank.quantize(tiny_mlp(), "lq_lora", bits=[2, 4], keep=0.5, data=vectors(),
+                        weighted=False)  # fmt: skip
+
+
 def test_steps_are_for_compress():
     with pytest.raises(ValueError, match=r"steps are corank\.compress's"):
         corank.quantize(tiny_mlp(), ["gptq"], data=vectors())

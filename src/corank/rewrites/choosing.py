@@ -13,10 +13,15 @@ from .rewrite import Counts, Family, Unit
 
 
 def only(family: Family, size: Size) -> Family:
-    """The family with that one size in its menu."""
+    """The family with that one size in its menu. SiteError for a unit that cannot have it."""
 
     def menu(unit: Unit) -> Menu:
         whole = family.menu(unit)
+        if size not in whole.sizes:
+            raise SiteError(
+                unit.name, f"{size} is none of the sizes that it can have",
+                "Ask for a smaller one, or leave it out of the targets",
+            )  # fmt: skip
         cost = sum(bytes_ for _, bytes_ in family.counts(unit, size))
         return Menu([size], [cost], lambda: [whole.errors[whole.sizes.index(size)]])
 

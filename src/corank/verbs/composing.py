@@ -10,6 +10,7 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -93,7 +94,7 @@ def refuse_undoing(steps: Sequence[Step], sites: Sequence[Sequence[Site]]) -> No
     """Refuse a step that would make another's work void: a new form of a weight that has one."""
     done: dict[str, list[Step]] = {}
     for step, found in zip(steps, sites, strict=True):
-        for site in found:
+        for site in chain.from_iterable(step.recipe.group(list(found))):
             earlier = done.setdefault(site.name, [])
             for other in earlier:
                 codes = step.method.area == other.method.area == "quantize"

@@ -59,41 +59,53 @@ def meet(turns: Turns, sites: Sequence[Site], most: int | None, rest: int) -> li
         return _within(turns, reports, most)
     start = snapshot(turns.model, sites)
     best: tuple[int, list[Report], Callable[[], None]] | None = None
+    failed: ValueError | None = None
     tried: list[tuple[float, int]] = []
     keep = 1.0
     while keep > 0 and len(tried) < TRIES:
         start()
         try:
             reports = turns(keep)
-        except ValueError:
+        except ValueError as error:
             if not tried:
                 raise
-            break  # below the free step's smallest
+            failed = error
+            break
         reached = model_sizes(turns.model)["bytes"]
         tried.append((keep, reached))
         if reached <= most and (best is None or reached > best[0]):
             best = reached, reports, snapshot(turns.model, sites)
         if reached <= most and (keep == 1.0 or reached - rest >= NEAR * (most - rest)):
             break
-        keep = _next(tried, most - MARGIN * (most - rest), most)
+        keep = _next(tried, most - MARGIN * (most - rest), most, rest)
         if any(keep == other for other, _ in tried):
             break
     if best is None:
+        why = "" if failed is None else f". With less for {turns.steps[turns.free].label}: {failed}"
         raise ValueError(
             f"the budget of {most:,} bytes for the whole model is below the smallest reached, "
-            f"{min(b for _, b in tried):,}, by {' + '.join(s.label for s in turns.steps)}: raise it"
-        )
+            f"{min(b for _, b in tried):,}, by {' + '.join(s.label for s in turns.steps)}: raise "
+            f"it{why}"
+        ) from failed
     best[2]()
     return best[1]
 
 
-def _next(tried: Sequence[tuple[float, int]], aim: float, most: int) -> float:
-    """Where the bytes, affine in the size, would be `aim`; less than before where over `most`."""
+def _next(tried: Sequence[tuple[float, int]], aim: float, most: int, rest: int) -> float:
+    """Where the bytes, affine in the size, would be `aim`.
+
+    Where they are over `most`, less than before; where they always were, no more than if all but
+    `rest` shrank alike.
+    """
     keep, reached = tried[-1]
-    other, fewer = tried[-2] if len(tried) > 1 else (0.0, 0)
+    other, fewer = tried[-2] if len(tried) > 1 else (0.0, rest)
     slope = (reached - fewer) / (keep - other)
     found = keep - (reached - aim) / slope if slope > 0 else keep
-    return min(found, STEP * keep) if reached > most else min(found, 1.0)
+    if reached <= most:
+        return min(found, 1.0)
+    if min(bytes_ for _, bytes_ in tried) > most:
+        found = min(found, keep * (aim - rest) / (reached - rest))
+    return min(found, STEP * keep)
 
 
 def _within(turns: Turns, reports: list[Report], most: int | None) -> list[Report]:
