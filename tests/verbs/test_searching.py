@@ -107,6 +107,25 @@ def test_a_block_of_many_experts_stands_for_its_bytes_and_no_more(monkeypatch):
     assert all(0.5 * targeted < held <= 0.6 * targeted for held in at.values()), (at, targeted)
 
 
+def test_finalists_differ():
+    report = corank.compress(
+        tiny_llama(), "auto", keep=0.6, data=tokens(), among=[*FEW, "svd_llm", "gptq"], finalists=3
+    )
+    tried = report.sections["tried"]["whole"]
+    assert len({row["loss"] for row in tried}) == len(tried)
+    assert "gptq(bits=[2, 3, 4, 6, 8])" in {row["steps"] for row in tried}
+
+
+def test_roles_that_a_budget_leaves_as_they_are_have_no_part(monkeypatch):
+    seen, real = [], searching.mix
+    monkeypatch.setattr(searching, "mix", lambda *args: seen.extend(real(*args)) or list(seen))
+    model = mixture()
+    report = corank.compress(model, "auto", keep=0.9, data=text(), among=["submoe"], finalists=1)
+    assert [part.targets.count("self_attn") for part in seen] == [0]
+    assert [row["failed"] for row in report.sections["tried"]["whole"]] == [None, None]
+    assert len(report.sites) == len(corank.models.find_sites(mixture()))
+
+
 def test_a_block_stands_for_all():
     sites = corank.models.find_sites(tiny_llama(), "all")
     chosen = one_of_each(sites)

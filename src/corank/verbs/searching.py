@@ -101,7 +101,7 @@ def search(
         profiled = [steps for steps in listed if not needs_the_whole(steps)]
         profile = Profile(model, found, profiled, inputs, held, common, Path(folder))
         tried = _profile(profile, profiled, keep, among is None, told)
-        chosen = [t for t in _best(tried) if t.keep == keep][:finalists]
+        chosen = _apart([t for t in _best(tried) if t.keep == keep])[:finalists]
         if not chosen and len(profiled) == len(listed):
             reasons = "; ".join(f"{t.label}: {t.failed}" for t in tried[:3])
             raise ValueError(f"no candidate applies at this size: {reasons}")
@@ -186,4 +186,11 @@ def _profile(
 
 
 def _best(tried: Sequence[Tried]) -> list[Tried]:
-    return sorted((t for t in tried if not t.failed), key=lambda t: t.distance)
+    """The nearest first, and of equally near ones the simplest."""
+    done = (t for t in tried if not t.failed)
+    return sorted(done, key=lambda t: (t.distance, len(read_steps(t.steps))))
+
+
+def _apart(tried: Sequence[Tried]) -> list[Tried]:
+    """Without those that do the same as one before, such as a structure that had to cut nothing."""
+    return [t for i, t in enumerate(tried) if t.distance not in {o.distance for o in tried[:i]}]
