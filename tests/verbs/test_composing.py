@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import corank
-from corank.models import find_sites
+from corank.models import find_sites, read
 from corank.operators import Quantised
 from corank.verbs import turns
 
@@ -74,6 +74,22 @@ def test_a_step_undoes_nothing_of_what_another_leaves_as_it_is():
     rewritten = [row.name for row in report.sites if row.bytes_after < row.bytes_before]
     assert any("self_attn" in name for name in rewritten)
     assert any("gate_up_proj" in name for name in rewritten)
+
+
+@pytest.mark.parametrize("second", ["awq", {"svdquant": {"rank": 2}}])
+def test_a_weight_that_reads_some_inputs_is_scaled_where_it_reads(second, tmp_path):
+    model = tiny_llama()
+    first = {"modegpt": {"keep": 0.6, "targets": "mlp"}}
+    key, options = ("awq", {}) if second == "awq" else next(iter(second.items()))
+    by_hand = copy.deepcopy(model)
+    corank.compress(model, [first, {key: {**options, "bits": 8, "targets": "mlp"}}], data=tokens())
+    corank.compress(by_hand, "modegpt", keep=0.6, targets="mlp", data=tokens())
+    for mine, theirs in zip(find_sites(model, "mlp"), find_sites(by_hand, "mlp"), strict=True):
+        made, wanted = read(model, mine).dense(), read(by_hand, theirs).dense()
+        assert (made - wanted).norm() < 0.01 * wanted.norm()
+    corank.save(model, tmp_path)
+    again, ids = AutoModelForCausalLM.from_pretrained(tmp_path), tokens()[0]["input_ids"]
+    assert torch.equal(model(ids).logits, again(ids).logits)
 
 
 def test_a_budget_is_found_though_bytes_jump_with_the_size():

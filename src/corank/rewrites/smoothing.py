@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import SiteError
 from ..metrics import Measure
 from ..models import Site
-from ..operators import Dense, Diagonal, LowRank, Operator, Product, Scaled, Sum
+from ..operators import Dense, Diagonal, LowRank, Operator, Product, Scaled, Select, Sum
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
 
@@ -25,7 +25,8 @@ def smoothing(inner: Family, scales: Scales, measure: Measure, needs: frozenset[
 
     `inner` sees the statistics that inputs x / s have. `needs` are those that `scales` reads. The
     menu is that of `inner` without scales, or under the scale where there is only one, with the
-    bytes of one added. Of a product of matrices the one that meets x first is scaled.
+    bytes of one added. Of a product of matrices the one that meets x first is scaled, or what a
+    selection of x leaves.
     """
 
     def scaled(site: Site, op: Operator) -> Iterator[tuple[Tensor, Unit]]:
@@ -80,6 +81,10 @@ def _with_columns_times(scale: Tensor, op: Operator, site: Site) -> Operator:
             return LowRank(b.detach(), a.detach() * scale)
         case Product():
             *before, first = op.operators
+            if before and isinstance(first, Select):
+                *before, reader = before
+                picked = scale[first.index.long()]
+                return Product(*before, _with_columns_times(picked, reader, site), first)
             return Product(*before, _with_columns_times(scale, first, site))
         case Sum():
             return Sum(*(_with_columns_times(scale, term, site) for term in op.operators))
