@@ -10,7 +10,7 @@ import corank
 from corank.calibration import batches
 from corank.errors import DataError
 from corank.verbs import mixing, searching, turns
-from corank.verbs.candidates import BITS, candidates
+from corank.verbs.candidates import BITS, candidates, needs_the_whole
 from corank.verbs.profiling import Tried, one_of_each
 from corank.verbs.yardstick import Yardstick
 
@@ -99,12 +99,19 @@ def test_a_block_of_many_experts_stands_for_its_bytes_and_no_more(monkeypatch):
     monkeypatch.setattr(searching, "mix", lambda *args: seen.extend(args[2]) or real(*args))
     sites = corank.models.find_sites(model)
     targeted = sum(corank.models.read(model, site).bytes() for site in sites)
-    corank.compress(
-        model, "auto", keep=0.6, data=text(), among=["svd", "basis_sharing"], finalists=1
-    )
+    few = {"mobe": {"steps": 5}}  # whose bases several experts share
+    corank.compress(model, "auto", keep=0.6, data=text(), among=["svd", few], finalists=1)
     at = {t.label: sum(t.bytes.values()) for t in seen if abs(t.keep - 0.6) < 1e-3}
-    assert set(at) == {"svd", "basis_sharing"}
+    assert set(at) == {"svd", "mobe(steps=5)"}
     assert all(0.5 * targeted < held <= 0.6 * targeted for held in at.values()), (at, targeted)
+
+
+@pytest.mark.parametrize("shares", ["basis_sharing", "directshare", "mpoe", "subformer"])
+def test_what_shares_between_blocks_is_done_to_all_of_them(shares):
+    sites = corank.models.find_sites(tiny_llama(num_hidden_layers=4), "all")
+    assert needs_the_whole([shares], sites)
+    assert not needs_the_whole(["svd_llm", "gptq"], sites)
+    assert not needs_the_whole(["mobe"], sites)  # there are no experts
 
 
 def test_finalists_differ():

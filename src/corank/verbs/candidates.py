@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..registry import METHODS
+from ..models import Site
+from ..registry import METHODS, Recipe
 from .steps import read_steps
 
 #: Bits that quantising candidates choose from.
@@ -34,9 +35,18 @@ def candidates(among: Sequence[Any] | None) -> list[list[Any]]:
     return made
 
 
-def needs_the_whole(steps: Sequence[Any]) -> bool:
-    """Whether a part goes through the blocks one after another, so that one says little."""
-    return any(step.recipe.cascade is not None for step in read_steps(steps))
+def needs_the_whole(steps: Sequence[Any], sites: Sequence[Site]) -> bool:
+    """Whether one block says little of it: a part goes from block to block, or shares between."""
+    recipes = [step.recipe for step in read_steps(steps)]
+    return any(recipe.cascade is not None or _shares(recipe, sites) for recipe in recipes)
+
+
+def _shares(recipe: Recipe, sites: Sequence[Site]) -> bool:
+    try:
+        groups = recipe.group(sites)
+    except ValueError:
+        return False  # it does not apply, which trying it will say
+    return any(len({site.layer for site in group}) > 1 for group in groups)
 
 
 def _composition(entry: Any) -> list[Any]:

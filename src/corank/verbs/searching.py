@@ -70,8 +70,8 @@ def search(
 
     Each candidate is first done to one block at the wanted size (`Profile`); the structures that
     do best there are tried in 8 and 4 bits too; the best have curves over sizes, from which roles
-    may get different compositions. The `finalists` best, the mixture, and whatever goes through
-    the blocks one after another are done to the whole model and judged by the distance of its
+    may get different compositions. The `finalists` best, the mixture, and whatever goes from block
+    to block or shares between blocks are done to the whole model and judged by the distance of its
     outputs to the original's on the tuning data: KL divergence of logits, else relative squared
     error. The choice depends on data and seed alone.
 
@@ -98,14 +98,14 @@ def search(
     with unchanged_on_error(model, found), tempfile.TemporaryDirectory() as folder:
         told("profiling", 0.0)
         listed = candidates(among)
-        profiled = [steps for steps in listed if not needs_the_whole(steps)]
+        profiled = [steps for steps in listed if not needs_the_whole(steps, found)]
         profile = Profile(model, found, profiled, inputs, held, common, Path(folder))
         tried = _profile(profile, profiled, keep, among is None, told)
         chosen = _apart([t for t in _best(tried) if t.keep == keep])[:finalists]
         if not chosen and len(profiled) == len(listed):
             reasons = "; ".join(f"{t.label}: {t.failed}" for t in tried[:3])
             raise ValueError(f"no candidate applies at this size: {reasons}")
-        finals = [t.steps for t in chosen] + [s for s in listed if needs_the_whole(s)]
+        finals = [t.steps for t in chosen] + [s for s in listed if needs_the_whole(s, found)]
         whole = [Whole([Part(steps, keep, options.targets)]) for steps in finals]
         if parts := mix(model, found, [t for t in _best(tried) if t.errors], most):
             whole.append(Whole(parts))
