@@ -42,3 +42,8 @@ def tokens(count: int = 6, batch: int = 4, length: int = 12, seed: int = 0):
 def vectors(count: int = 4, seed: int = 0):
     g = torch.Generator().manual_seed(seed)
     return [torch.randn(16, 20, generator=g) for _ in range(count)]
+
+
+def whole(model):
+    """The bytes of all parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in {*model.parameters(), *model.buffers()})

@@ -12,13 +12,9 @@ from corank.operators import Quantised
 from corank.verbs import turns
 
 from ..methods.mixtures import mixture, text
-from .models import tiny_llama, tiny_mlp, tokens
+from .models import tiny_llama, tiny_mlp, tokens, whole
 
 CODES = {"gptq": {"bits": 4, "group": 16}}
-
-
-def whole(model):
-    return sum(t.numel() * t.element_size() for t in {*model.parameters(), *model.buffers()})
 
 
 def test_steps_are_the_verbs_in_turn():

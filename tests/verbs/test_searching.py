@@ -15,13 +15,9 @@ from corank.verbs.profiling import Tried, one_of_each
 from corank.verbs.yardstick import Yardstick
 
 from ..methods.mixtures import mixture, text
-from .models import tiny_llama, tokens
+from .models import tiny_llama, tokens, whole
 
 FEW = ["svd", "svd_llm", "round_to_nearest", ["gptq", {"eora": {"rank": 2}}]]
-
-
-def whole(model):
-    return sum(t.numel() * t.element_size() for t in {*model.parameters(), *model.buffers()})
 
 
 def test_what_is_kept_is_the_nearest_of_the_tried_on_the_tuning_data():
