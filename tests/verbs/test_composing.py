@@ -138,6 +138,16 @@ def test_the_same_seed_gives_the_same_model():
         ),
         ([CODES], {"size": "10KB"}, "sizes of their own and reach .* over the budget|is less than"),
         (["svd_llm", {"eora": {"rank": 16}}], {"keep": 0.3}, "below the smallest reached"),
+        (
+            ["modegpt", {"gptq": {"bits": 3}}, {"eora": {"rank": 2}}],
+            {"keep": 0.2},
+            "repairing it",
+        ),
+        (
+            ["modegpt", {"awq": {"bits": 3}}, {"eora": {"rank": 2}}],
+            {"keep": 0.2},
+            "repairing it",
+        ),
         (["svd"], {"keep": 0.5, "rank": 3}, "say rank in the step"),
         (["svd"], {"keep": 0.5, "dry_run": True}, "for one method"),
         (["gptq", "eora"], {"original": tiny_mlp()}, "original= is for one method"),

@@ -138,8 +138,15 @@ class Layout:
 
 
 def is_narrowed(op: Operator) -> bool:
-    """Whether it is some rows or columns of a matrix, as `Layout.assemble` makes them."""
-    return _narrowed(op) is not None
+    """Whether it is what `Layout.assemble` makes, or that in codes or scaled since."""
+    match op:
+        case Select():
+            return True
+        case Transpose():
+            return is_narrowed(op.operator)
+        case Product():
+            return is_narrowed(op.operators[0]) or is_narrowed(op.operators[-1])
+    return False
 
 
 def _narrowed(op: Operator) -> tuple[Select, Dense] | None:
