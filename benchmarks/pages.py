@@ -18,6 +18,7 @@ from benchmarks.claiming.page import render_claims
 from benchmarks.equal.page import render as render_equal
 from benchmarks.memory_page import render_memory
 from benchmarks.optim_page import render_optimizers
+from benchmarks.special_page import render as render_special
 from benchmarks.training.claims import render_claims as render_training_claims
 from benchmarks.training.page import render_training
 from corank.registry import METHODS
@@ -310,6 +311,8 @@ def main() -> None:
         page, more = render_equal(equal, _read(options.results / "decode.json"))
         (options.docs / "board-bytes.md").write_text(page)
         plots |= more
+    if special := _read(options.results / "special.json"):
+        (options.docs / "board-special.md").write_text(render_special(special))
     for name, svg in plots.items():
         (options.docs / "plots" / name).write_text(svg)
 

@@ -252,7 +252,7 @@ class Digits(Task):
     name, quality, forgetting = "digits", "accuracy turned", "accuracy upright"
     higher, steps = True, 100
     targets = ("3", "8", "10")  # a convolution and two linear layers; first and last are too small
-    batch = 64
+    batch, pretraining = 64, 300
 
     def load(self, seed: int = 0) -> nn.Module:
         model = self._network()
@@ -313,7 +313,7 @@ class Digits(Task):
     def _pretrained(self) -> dict[str, Tensor]:
         model = self._network().train()
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-        for x, y in self._batches(self._images["train"], False, 300, 0):
+        for x, y in self._batches(self._images["train"], False, self.pretraining, 0):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
