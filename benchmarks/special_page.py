@@ -30,9 +30,9 @@ processor, one thread, all of calibration included, on a machine shared with oth
 ABOUT = {
     "digits": """\
 Scikit-learn's digits, read by three convolutions and a linear layer over the means of their
-channels; all four are targeted. {quality} is on images held out from training. Without `allocate`
-a method spreads the budget its own way: `svd` and `svd_llm` give every weight the same share, the
-small first and last layers too, and `mixed_td` is greedy.""",
+channels; all four are targeted. {quality} is on images held out from training. `svd` as it is gives
+every weight the same share, the small first and last layers too, so low-rank methods are also given
+`allocate='greedy'`, which is `mixed_td`'s own rule.""",
     "experts": """\
 A Mixtral of eight experts a layer, two for each token, trained from random weights on sources of
 the standard library; the experts alone are targeted. {quality} is per token, on packages held out

@@ -14,6 +14,9 @@ from benchmarks.special_tasks.task import Special
 from benchmarks.tuning.tasks import Digits
 from corank.verbs.candidates import BITS
 
+#: The first and the last layer are small and cannot do with the share of the others.
+GREEDY = {"allocate": "greedy"}
+
 
 @final
 class _Network(Digits):
@@ -37,11 +40,10 @@ class Convolutions(Special):
     name, quality, higher = "digits", "accuracy", True
     shares = (0.5, 0.25, 0.12)
     compositions = (
-        steps("svd"), steps({"svd": {"allocate": "greedy"}}),
-        steps("svd_llm"), steps({"svd_llm": {"allocate": "greedy"}}),
-        steps("fwsvd"), steps("kfac_svd"),
+        steps("svd"),
+        *(steps({key: GREEDY}) for key in ("svd", "svd_llm", "fwsvd", "kfac_svd")),
         steps({"round_to_nearest": {"bits": BITS}}), steps({"gptq": {"bits": BITS}}),
-        steps("svd_llm", {"gptq": {"bits": 8}}), steps("mixed_td"),
+        steps({"svd_llm": GREEDY}, {"gptq": {"bits": 8}}), steps("mixed_td"),
     )  # fmt: skip
     targets = "all"
 

@@ -26,7 +26,6 @@ class Experts(Special):
     compositions = (
         steps("mobe"), steps("submoe"), steps("svd"), steps("svd_llm"),
         steps({"round_to_nearest": {"bits": BITS}}), steps({"gptq": {"bits": BITS}}),
-        steps("submoe", {"gptq": {"bits": 8}}), steps("svd_llm", {"gptq": {"bits": 8}}),
     )  # fmt: skip
     targets = r"re:mlp\.experts"
 
@@ -50,7 +49,7 @@ class Experts(Special):
     @property
     def steps(self) -> int:
         """Of training."""
-        return 3 if self.small else 600
+        return 3 if self.small else 1000
 
     @cached_property
     def _trained(self) -> nn.Module:
