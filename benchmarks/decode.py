@@ -1,12 +1,10 @@
-"""Speed and memory of compressed language models beside dense and torchao ones, bfloat16.
+"""Speed of compressed language models beside dense and torchao ones, bfloat16.
 
     python -m benchmarks.decode [--rounds 5] [--threads 1] [--small]
 
 A random LLaMA is rewritten in several ways; nothing here depends on what its weights are. Prefill
 is one pass over a prompt, decoding is one token at a time with a cache. In every round each model
-runs once; speeds are medians over rounds, over the dense model's. Peak memory is that of a process
-of its own that loads the saved folder and decodes (ru_maxrss), less what it had before loading.
-torchao's models are not loaded from a folder, so they have no peak.
+runs once; speeds are medians over rounds, over the dense model's.
 """
 
 from __future__ import annotations
@@ -14,10 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -46,11 +40,11 @@ WAYS: dict[str, Any] = {
 
 
 def make(small: bool) -> nn.Module:
-    """A random LLaMA of 67 M parameters in its blocks, or of 0.4 M."""
+    """A random LLaMA of width 1024, or of 128."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    width, layers = (128, 2) if small else (1024, 6)
+    width, layers = (128, 2) if small else (1024, 3)
     config = LlamaConfig(
         vocab_size=512, hidden_size=width, intermediate_size=width * 11 // 4,
         num_hidden_layers=layers, num_attention_heads=width // 64, max_position_embeddings=512,
@@ -89,28 +83,6 @@ def speeds(models: dict[str, nn.Module], batch: int, rounds: int) -> dict[str, d
     return found
 
 
-def peak(folder: Path) -> int:
-    """Bytes that a process's peak rises by when it loads the folder and decodes."""
-    code = (
-        "import sys, torch, corank, resource; torch.set_num_threads(1)\n"
-        "from benchmarks.decode import decode, high\n"
-        "from transformers import AutoModelForCausalLM\n"
-        "from transformers.models.llama import modeling_llama\n"
-        "before = high()\n"
-        "decode(AutoModelForCausalLM.from_pretrained(sys.argv[1]), 1)\n"
-        "print(high() - before)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True
-    )
-    return int(done.stdout.split()[-1])
-
-
-def high() -> int:
-    """This process's largest resident memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -121,14 +93,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results = Results(options.out or (Path("out/bench/decode.json") if options.small else RESULTS))
     results.set("environment", environment() | {"dtype": "bfloat16"})
-    dense, models, peaks = make(options.small), {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, steps) in enumerate(WAYS.items()):
-            model = copy.deepcopy(dense)
-            if steps is not None:
-                corank.compress(model, steps, data=[torch.randint(0, 512, (8, 64))])
-            corank.save(model, Path(folder) / str(number))
-            models[name], peaks[name] = model, peak(Path(folder) / str(number))
+    dense, models = make(options.small), {}
+    for name, steps in WAYS.items():
+        models[name] = copy.deepcopy(dense)
+        if steps is not None:
+            corank.compress(models[name], steps, data=[torch.randint(0, 512, (8, 64))])
     linear = [n for n, m in dense.named_modules() if type(m) is nn.Linear and n != "lm_head"]
     variants, notes = quantised_variants(dense, linear)
     models |= {f"torchao {name}": model for name, model in variants.items()}
@@ -138,7 +107,8 @@ def main() -> None:
     }
     for name, model in models.items():
         results.add("decode", {
-            "key": name, "bytes": count_bytes(model), "peak": peaks.get(name),
+            "key": name, "bytes": count_bytes(model),
+            "numel": sum(p.numel() for p in dense.parameters()),
             "threads": options.threads, "rounds": options.rounds, "prompt": PROMPT, "new": NEW,
             "speeds": {str(batch): found[name] for batch, found in by_batch.items()},
         })  # fmt: skip

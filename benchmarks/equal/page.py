@@ -71,31 +71,30 @@ def render(
 
 
 SPEED = """\
-A random LLaMA of 67 M parameters in its blocks, bfloat16, on the CPU (`python -m
+A random LLaMA of {numel:.1f} M parameters and width 1024, bfloat16, on the CPU (`python -m
 benchmarks.decode`). Speeds are over the dense model's: prefill of {prompt} tokens, and {new} tokens
-decoded with a cache, medians of interleaved rounds. Peak is what loading the saved folder and
-decoding adds to a process, over the dense folder's. Where a figure is below 1 the form is slower
+decoded with a cache, medians of interleaved rounds. Where a figure is below 1 the form is slower
 than the dense layer on this machine: it saves bytes, not time."""
 
 
 def render_speed(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
-    """The section on speed and memory; empty where nothing was measured."""
+    """The section on speed; empty where nothing was measured."""
     dense = next((row for row in rows if row["key"] == "dense"), None)
     if dense is None:
         return []
     header = ["form", "bytes", *(
         f"{part}, batch {batch}" for part in ("prefill", "decode") for batch in (1, 16)
-    ), "peak"]  # fmt: skip
+    )]  # fmt: skip
     shown = [
         [row["key"], f"{row['bytes'] / dense['bytes']:.0%}", *(
             number(row["speeds"][str(batch)][f"{part} over dense"], 2)
             for part in ("prefill", "decode") for batch in (1, 16)
-        ), "-" if row["peak"] is None else number(row["peak"] / dense["peak"], 2)]
+        )]
         for row in sorted(rows, key=lambda row: -row["bytes"])
     ]  # fmt: skip
-    about = SPEED.format(prompt=dense["prompt"], new=dense["new"])
+    about = SPEED.format(numel=dense["numel"] / 1e6, prompt=dense["prompt"], new=dense["new"])
     threads = f"{dense['threads']} thread(s), {dense['rounds']} rounds."
-    return ["## Speed and memory", " ".join([about, threads]), table(header, shown), *notes]
+    return ["## Speed", " ".join([about, threads]), table(header, shown), *notes]
 
 
 def _dense(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

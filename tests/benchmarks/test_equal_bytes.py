@@ -93,17 +93,17 @@ def test_every_claim_is_of_rows_that_the_board_has():
 
 
 def test_speeds_are_shown_over_the_dense_model():
-    def form(key, size, peak, ratio):
+    def form(key, size, ratio):
         speeds = {
             str(batch): {f"{part} over dense": ratio for part in ("prefill", "decode")}
             for batch in (1, 16)
         }
-        return {"key": key, "bytes": size, "peak": peak, "speeds": speeds, "threads": 1,
-                "rounds": 3, "prompt": 8, "new": 4}  # fmt: skip
+        return {"key": key, "bytes": size, "speeds": speeds, "threads": 1,
+                "rounds": 3, "numel": 9, "prompt": 8, "new": 4}  # fmt: skip
 
-    rows = [form("codes", 25, 40, 0.5), form("dense", 100, 80, 1.0), form("theirs", 30, None, 0.7)]
+    rows = [form("codes", 25, 0.5), form("dense", 100, 1.0), form("theirs", 30, 0.7)]
     text = "\n".join(page.render_speed(rows, ["a note"]))
     assert text.index("| dense | 100% |") < text.index("| theirs | 30% |")
-    assert "| codes | 25% | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 |" in text
+    assert "| codes | 25% | 0.50 | 0.50 | 0.50 | 0.50 |" in text
     assert "a note" in text
     assert page.render_speed([], []) == []
