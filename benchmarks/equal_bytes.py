@@ -10,7 +10,6 @@ so a stopped run goes on. Run it with OMP_NUM_THREADS=1 for processor times of o
 
 from __future__ import annotations
 
-import argparse
 import re
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.board.measure import environment
 from benchmarks.board.store import Results
+from benchmarks.board.sweep import fill, options_of
 from benchmarks.board.tasks import TASKS, Task
 from benchmarks.equal.measure import in_full, load, measure
 from benchmarks.equal.rows import SHARES, Row, list_rows
@@ -31,30 +31,21 @@ def run(task: Task, rows: list[Row], results: Results, folder: Path, until: floa
     if not results.has(task.name, "dense"):
         measures = task.evaluate(in_full(load(task)))
         results.add(task.name, {"key": "dense", "measures": measures})
-    for row in rows:
-        if time.monotonic() >= until:
-            return
-        if results.has(task.name, row.key):
-            continue
-        try:
-            found = measure(task, row, folder)
-        except (ValueError, RuntimeError) as error:
-            found = {"key": row.key, "label": row.label, "share": row.share, "error": str(error)}
-        results.add(task.name, found)
-        print(task.name, row.key, found.get("measures") or found.get("error"), flush=True)
+    fill(
+        results, task.name, rows, lambda row: measure(task, row, folder), until,
+        lambda row: {"label": row.label, "share": row.share},
+    )  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="a regular expression that keys must match")
+    parser = options_of(str(__doc__), RESULTS)
     parser.add_argument("--models", default=",".join(TASKS), help="comma-separated names")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)))
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no row later")
     parser.add_argument("--small", action="store_true", help="few texts, few rows, in a minute")
-    parser.add_argument("--out", type=Path, help="default: the committed results, unless --small")
     options = parser.parse_args()
-    out = options.out or (Path("out/bench/equal_bytes.json") if options.small else RESULTS)
-    results = Results(out)
+    if options.small and options.out == RESULTS:
+        options.out = Path("out/bench/equal_bytes.json")
+    results = Results(options.out)
     results.set("environment", environment() | {"dtype": "bfloat16"})
     only = options.only or (SMALL if options.small else "")
     shares = [float(share) for share in options.shares.split(",")]

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.board.measure import environment
 from benchmarks.board.store import Results
-from benchmarks.board.sweep import options_of
+from benchmarks.board.sweep import fill, options_of
 from benchmarks.special_tasks import TASKS
 from benchmarks.special_tasks.measure import measure, reference
 from benchmarks.special_tasks.task import Special
@@ -30,17 +30,11 @@ def run(task: Special, only: str, results: Results, until: float) -> None:
     for name in task.references():
         if not results.has(task.name, name):
             results.add(task.name, reference(task, name))
-    for row in task.rows():
-        if time.monotonic() >= until:
-            return
-        if results.has(task.name, row.key) or not re.search(only, row.key):
-            continue
-        try:
-            found = measure(task, row)
-        except (ValueError, RuntimeError) as error:
-            found = {"key": row.key, "label": row.label, "share": row.share, "error": str(error)}
-        results.add(task.name, found)
-        print(task.name, row.key, found.get("measures") or found.get("error"), flush=True)
+    rows = [row for row in task.rows() if re.search(only, row.key)]
+    fill(
+        results, task.name, rows, lambda row: measure(task, row), until,
+        lambda row: {"label": row.label, "share": row.share},
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -56,6 +56,31 @@ def tune_and_run(
             results.add(table, found | dict(about) | dict(run(lr, seed)))
 
 
+def fill(
+    results: Results,
+    table: str,
+    rows: Iterable[R],
+    make: Callable[[R], dict[str, Any]],
+    until: float,
+    about: Callable[[R], dict[str, Any]] = lambda row: {},
+) -> None:
+    """Make the rows that are not there yet, until the clock says `until`.
+
+    A row that is not possible is stored with the reason, and with what there is to say `about` it.
+    """
+    for row in rows:
+        if time.monotonic() >= until:
+            return
+        if results.has(table, row.key):
+            continue
+        try:
+            found = make(row)
+        except (ValueError, RuntimeError) as error:
+            found = {"key": row.key, "error": f"{type(error).__name__}: {error}"} | about(row)
+        results.add(table, found)
+        print(table, row.key, found.get("measures") or found.get("error"), flush=True)
+
+
 def options_of(doc: str, out: Path) -> argparse.ArgumentParser:
     """What every command of a board takes: which rows, for how long, and where to."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])

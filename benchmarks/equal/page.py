@@ -9,7 +9,7 @@ from benchmarks.board.plots import COLOURS, draw
 from benchmarks.board.summary import number, table
 from benchmarks.equal.claims import render_claims
 from benchmarks.equal.judging import best, is_single, judge, measured
-from benchmarks.equal.rows import AMONG, AUTO, SHARES
+from benchmarks.equal.rows import AMONG, AUTO, SHARES, list_rows
 from corank.verbs.candidates import candidates
 from corank.verbs.steps import read_steps
 
@@ -20,10 +20,11 @@ INTRODUCTION = """\
 # The board at equal bytes
 
 Methods of the areas compress and quantize that a budget can size, structures whose factors are
-stored in codes, and `method="auto"`, at {shares} of the bytes that the targeted weights
-store in bfloat16: scales, indices and masks count. Models, texts and measures are those of
-[the other board](board-compress.md); weights are compressed in bfloat16 and evaluated in float32.
-Quantisers choose bits site by site from 2, 3, 4, 6 and 8. Nothing is trained. `auto` chooses on
+stored in codes, and `method="auto"`, at {shares} of the bytes that the
+targeted weights store in bfloat16, as far as they are tried, which each model says: scales,
+indices and masks count. Models, texts and measures are those of [the other
+board](board-compress.md); weights are compressed in bfloat16 and evaluated in float32.
+Where bits stand in brackets, each site has its own. Nothing is trained. `auto` chooses on
 tuning text, which is neither calibrated on nor evaluated, among {among}.
 `python -m benchmarks.equal_bytes` measures, `python -m benchmarks.pages` writes this page.
 
@@ -61,6 +62,7 @@ def render(
             parts.append(
                 f"The original: {', '.join(f'{k} {number(v, 2)}' for k, v in dense.items())}."
             )
+        parts.append(_coverage(tables[model]))
         for share in sorted({row["share"] for row in rows}, reverse=True):
             at = [row for row in rows if row["share"] == share]
             parts += [f"### {share:.0%}", _table(at, measure)]
@@ -99,6 +101,21 @@ def render_speed(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> lis
 
 def _dense(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return next((dict(row["measures"]) for row in rows if row["key"] == "dense"), {})
+
+
+def _coverage(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the listed rows have been tried, and what has not been at any share."""
+    tried = {row["key"] for row in rows}
+    listed = list(list_rows())
+    counts = "; ".join(
+        f"{share:.0%}: {sum(r.key in tried for r in listed if r.share == share)} of "
+        f"{sum(r.share == share for r in listed)}"
+        for share in sorted(SHARES, reverse=True)
+    )
+    seen = {r.label for r in listed if r.key in tried}
+    never = list(dict.fromkeys(r.label for r in listed if r.label not in seen))
+    left = f" Not tried at any: {', '.join(never)}." if never else ""
+    return f"Rows tried, {counts}.{left}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], measure: str) -> str:

@@ -106,7 +106,8 @@ def _is_delta(method: Any) -> bool:
     """Whether it makes an adapter of another model, which is then what is saved."""
     from ..registry import METHODS
 
-    return isinstance(method, str) and method in METHODS and "encodes" in METHODS[method].laws
+    found = METHODS.get(method) if isinstance(method, str) else None
+    return found is not None and found.area == "compress" and bool(found.recipe({}).delta)
 
 
 def _plan(

@@ -31,7 +31,10 @@ def describe_plan(plan: Plan, family: Family) -> list[SiteRow]:
 def describe_sites(
     model: nn.Module, plan: Plan, errors: Mapping[str, float] | None = None
 ) -> list[SiteRow]:
-    """What each site has become, counted on the operators that are there."""
+    """What each site has become, counted on the operators that are there.
+
+    errors: of the sites that were rewritten, 0 of all others; None where none is known.
+    """
     old = [op for unit in plan.units for op in unit.ops]
     new = [read(model, site) for site in plan.sites]
     rows = []
@@ -40,7 +43,7 @@ def describe_sites(
     ):
         rank = max((m.rank for m in op.modules() if isinstance(m, LowRank)), default=None)
         row = _row(site, was, before, type(op).__name__, after, rank)
-        row.error = (errors or {}).get(site.name, 0.0)
+        row.error = None if errors is None else errors.get(site.name, 0.0)
         rows.append(row)
     return rows
 

@@ -24,12 +24,12 @@ from ..engine.plan import Plan, only_sizes
 from ..engine.summary import describe_sites, model_sizes, total_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
-from ..healing import heal
 from ..models import Site, choose_sites, read, survey
 from ..operators import Dense
 from ..report import Report, versions
 from ..rewrites import Unit
-from .shrinking import Options
+from .options import Options
+from .shrinking import heal_towards
 from .steps import Step, read_steps, refuse_of_one
 from .turns import Turns, meet
 
@@ -61,8 +61,6 @@ def compose(model: nn.Module, steps: Sequence[Any], options: Options) -> Report:
         turns = Turns(model, listed, free, replace(options, original=original), first)
         reports = meet(turns, every, most, rest)
         rows = describe_sites(model, Plan(old, [None] * len(old)))
-        for row in rows:
-            row.error = None
         report = Report(
             "compress", " + ".join(step.label for step in listed),
             parameters={"keep": options.keep, "size": options.size, "seed": options.seed},
@@ -73,21 +71,9 @@ def compose(model: nn.Module, steps: Sequence[Any], options: Options) -> Report:
             sections={"steps": [_tell(s, r) for s, r in zip(listed, reports, strict=True)]},
             versions=versions(),
         )  # fmt: skip
-        if original is not None:
-            heal_towards(model, original, options, report)
+        if original is not None and options.heal_minutes:
+            heal_towards(model, original, options.data, options.heal_minutes, options, report)
     return report
-
-
-def heal_towards(model: nn.Module, original: nn.Module, options: Options, report: Report) -> None:
-    """Train for `heal_minutes`, where there are any, and say so in the report."""
-    if not options.heal_minutes:
-        return
-    healed = heal(
-        model, original, options.data, minutes=options.heal_minutes, seed=options.seed,
-        progress=options.progress,
-    )  # fmt: skip
-    report.seconds["healing"] = healed.seconds
-    report.sections["healing"] = {"losses": healed.losses}
 
 
 def refuse_undoing(steps: Sequence[Step], sites: Sequence[Sequence[Site]]) -> None:

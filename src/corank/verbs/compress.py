@@ -13,8 +13,9 @@ from ..errors import unknown
 from ..registry import Cascade
 from ..report import Report
 from .composing import compose
+from .options import Options, Progress
 from .searching import OWN, search
-from .shrinking import Options, Progress, shrink
+from .shrinking import shrink
 
 
 def compress(

@@ -18,8 +18,8 @@ from ..report import Report
 from ..report.report import SiteRow
 from ..rewrites import Menu, Unit
 from .composing import compose
+from .options import Options
 from .profiling import Tried
-from .shrinking import Options
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _as_they_are(model: nn.Module, done: Container[str], options: Options) -> li
     """The rows of targeted weights that no part is for."""
     sites = choose_sites(*survey(model, options.seed), options.targets)
     units = [Unit([site], [read(model, site)]) for site in sites if site.name not in done]
-    return describe_sites(model, Plan(units, [None] * len(units)))
+    return describe_sites(model, Plan(units, [None] * len(units)), {})
 
 
 def _roles(report: Report) -> str:

@@ -18,7 +18,7 @@ from ..metrics import two_sided
 from ..models import Site, read, snapshot
 from ..operators.counting import count_each
 from .composing import compose
-from .shrinking import Options
+from .options import Options
 from .steps import read_steps
 from .yardstick import Yardstick
 

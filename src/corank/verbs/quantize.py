@@ -11,7 +11,8 @@ from torch import nn
 from ..allocation import Allocator
 from ..registry import Cascade
 from ..report import Report
-from .shrinking import Options, Progress, shrink
+from .options import Options, Progress
+from .shrinking import shrink
 
 
 def quantize(

@@ -20,10 +20,10 @@ from ..errors import DataError
 from ..models import Site, choose_sites, read, snapshot, survey
 from ..report import Report
 from .candidates import candidates, needs_the_whole
-from .composing import heal_towards
 from .mixing import Part, compose_parts, mix
+from .options import Options
 from .profiling import Profile, Tried
-from .shrinking import Options
+from .shrinking import heal_towards
 from .steps import read_steps, refuse_of_one
 from .yardstick import Yardstick
 
@@ -110,7 +110,8 @@ def search(
         if parts := mix(model, found, [t for t in _best(tried) if t.errors], most):
             whole.append(Whole(parts))
         report = _choose(model, found, whole, replace(common, progress=None), yardstick, told)
-        heal_towards(model, original, replace(options, data=inputs), report)
+        if options.heal_minutes:
+            heal_towards(model, original, inputs, options.heal_minutes, options, report)
     report.method = f"auto: {report.method}"
     report.sections["tried"] = {
         "profile": [t.to_json() for t in tried], "whole": [t.to_json() for t in whole],

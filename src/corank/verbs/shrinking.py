@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 from torch import nn
 
 from ..adapters.factorized import forget
-from ..allocation import Allocator
-from ..calibration import batches, collect, load_statistics, save_statistics
+from ..calibration import Batches
 from ..engine.plan import make_plan, plan_by_shape
 from ..engine.rewriting import (
     freeze_all_but,
@@ -24,41 +20,14 @@ from ..engine.rewriting import (
 )
 from ..engine.summary import describe_plan, describe_sites, model_sizes, total_sizes
 from ..engine.transaction import unchanged_on_error
-from ..errors import DataError
 from ..healing import heal
 from ..io import attach
 from ..models import choose_sites, read, require_finite, require_unquantised, survey
-from ..registry import Cascade, Healing, Recipe, find_method
+from ..registry import Healing, Recipe, find_method
 from ..report import Report, versions
+from .calibrating import calibrate, find_stored, read_data
 from .deltas import as_fraction, open_delta, require_at_once
-
-Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments that the two verbs share; `corank.compress` says what each means."""
-
-    keep: float | None
-    size: str | None
-    rank: int | None
-    data: Any
-    tokenizer: Any
-    sequence_length: int
-    count: int | None
-    batch_size: int
-    loss: Callable[[nn.Module, Any], Any] | None
-    statistics: str | os.PathLike[str] | None
-    targets: Any
-    allocate: str | Allocator | None
-    round_to: int
-    cascade: Cascade | None
-    spill: str | os.PathLike[str] | None
-    original: nn.Module | None
-    seed: int
-    dry_run: bool
-    heal_minutes: float | None
-    progress: Progress | None
+from .options import Options
 
 
 def shrink(
@@ -126,31 +95,13 @@ def shrink(
             require_unquantised(read(model, site), site)
         if options.original is not None and delta is None:
             site.pool.setdefault("originals", {})[site.name] = read(options.original, site)
-    statistics = options.statistics
-    stored = statistics if statistics is not None and Path(statistics).is_file() else None
-    inputs = None
-    if options.data is not None:
-        inputs = batches(
-            options.data, tokenizer=options.tokenizer, count=options.count,
-            sequence_length=options.sequence_length, batch_size=options.batch_size,
-        )  # fmt: skip
-    elif (recipe.needs and stored is None) or recipe.cascade or recipe.look or healing:
-        wanted = ", ".join(sorted(recipe.needs)) or "to run the model on"
-        raise DataError(f"{method!r} needs calibration data ({wanted}): give data=")
+    stored = find_stored(options)
+    inputs = read_data(method, recipe, options, stored is not None, healing is not None)
     teacher = copy.deepcopy(model) if healing else None
     with unchanged_on_error(model, sites):
         started = perf_counter()
         told("calibration", 0.0)
-        if stored is not None and recipe.needs:
-            load_statistics(model, sites, stored, recipe.needs)
-        elif inputs is not None and recipe.needs:
-            report.notes += collect(model, sites, recipe.needs, inputs, loss=options.loss)
-            if statistics is not None:
-                save_statistics(model, sites, statistics)
-        elif inputs is not None:
-            report.notes += inputs.notes
-        if recipe.look is not None and inputs is not None:
-            recipe.look.find(model, sites, inputs, options.loss)
+        report.notes += calibrate(model, sites, recipe, inputs, options, stored)
         seconds["calibration"] = perf_counter() - started
         started = perf_counter()
         if delta is not None:
@@ -166,14 +117,7 @@ def shrink(
             freeze_all_but(recipe.trains, model, plan)
         seconds["factorisation"] = perf_counter() - started
         if healing and teacher is not None:
-            healed = heal(
-                model, teacher, inputs, minutes=minutes,
-                features=healing.distillation, output=healing.output, seed=options.seed,
-                channels=healing.channels,
-                perturbation=healing.perturbation, epsilon=healing.epsilon, progress=told,
-            )  # fmt: skip
-            seconds["healing"] = healed.seconds
-            report.sections["healing"] = {"losses": healed.losses}
+            heal_towards(model, teacher, inputs, minutes, options, report, healing)
         settle_trained(model, plan)
         report.sites = describe_sites(model, plan, errors)
         after = model_sizes(model)
@@ -183,3 +127,18 @@ def shrink(
     attach(model)
     report.totals = total_sizes(report.sites, before, after)
     return report
+
+
+def heal_towards(
+    model: nn.Module, original: nn.Module, inputs: Batches | None, minutes: float,
+    options: Options, report: Report, healing: Healing | None = None,
+) -> None:  # fmt: skip
+    """Train for so many minutes, and say so in the report."""
+    how = healing or Healing()
+    healed = heal(
+        model, original, inputs, minutes=minutes,
+        features=how.distillation, output=how.output, seed=options.seed, channels=how.channels,
+        perturbation=how.perturbation, epsilon=how.epsilon, progress=options.progress,
+    )  # fmt: skip
+    report.seconds["healing"] = healed.seconds
+    report.sections["healing"] = {"losses": healed.losses}

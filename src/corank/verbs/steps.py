@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import unknown
 from ..registry import METHODS, Method, Recipe
-from .shrinking import Options
+from .options import Options
 
 #: What a step may say for itself, in the place of what the call says for all.
 OWN = ("keep", "rank", "targets", "allocate", "cascade", "round_to")

@@ -10,7 +10,8 @@ from torch import nn
 from ..engine.summary import model_sizes
 from ..models import Site, snapshot
 from ..report import Report
-from .shrinking import Options, shrink
+from .options import Options
+from .shrinking import shrink
 from .steps import Step
 
 #: Tries to meet a budget from below, and how near is near enough.
