@@ -194,6 +194,9 @@ def test_the_best_of_the_tries_is_what_stays():
         def __init__(self):
             self.model = model
 
+        def roughly(self):
+            return self
+
         def __call__(self, keep):
             width = 10 if keep == 1 else 6 if keep > 0.52 else 4
             setattr(model, "0", torch.nn.Linear(100 * width, 100, bias=False))
@@ -206,3 +209,25 @@ def test_the_best_of_the_tries_is_what_stays():
     assert len(tried) == turns.TRIES
     assert reports == [4]
     assert model[0].in_features == 400
+
+
+def test_all_data_is_read_for_what_stays_and_little_while_a_size_is_looked_for(monkeypatch):
+    model, by_hand, read_of_codes, real = tiny_llama(), tiny_llama(), [], turns.shrink
+    data, first = tokens(), {}
+
+    def watch(verb, model, method, params, options):
+        if method == "gptq":
+            read_of_codes.append((options.data.samples, first["keep"]))
+        else:
+            first["keep"] = options.keep
+        return real(verb, model, method, params, options)
+
+    monkeypatch.setattr(turns, "shrink", watch)
+    corank.compress(model, ["svd_llm", CODES], keep=0.2, data=data)
+    counts = [count for count, _ in read_of_codes]
+    assert len(counts) > 2
+    assert counts == [4] * (len(counts) - 1) + [24]
+    corank.compress(by_hand, "svd_llm", keep=read_of_codes[-1][1], data=data)
+    corank.quantize(by_hand, "gptq", bits=4, group=16, data=data)
+    for name, value in by_hand.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name

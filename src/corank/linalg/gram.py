@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, final
 
 import torch
@@ -54,10 +55,12 @@ class GramAccumulator:
         flat = None if weights is None else weights.detach().reshape(-1)
         if flat is not None and not bool(((flat >= 0) & flat.isfinite()).all()):
             raise ValueError("weights must be finite and >= 0")
-        if not bool(torch.isfinite(tokens).all()):
-            raise ValueError("x has NaN or infinite activations; drop the batch or fix the model")
         outer, total, count = self._sums(tokens, flat)
         if not bool(torch.isfinite(outer.diagonal()).all()):
+            if not bool(torch.isfinite(tokens).all()):
+                raise ValueError(
+                    "x has NaN or infinite activations; drop the batch or fix the model"
+                )
             raise ValueError(f"products of x overflow {self.dtype}; use dtype=torch.float64")
         self.outer_sum += outer
         self.sum += total
@@ -102,24 +105,33 @@ class GramAccumulator:
         return self.outer_sum, self.sum, self.count
 
     def _sums(self, tokens: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        outer, total, count = (torch.zeros_like(t) for t in self.sums())
-        for start in range(0, tokens.shape[0], _CHUNK_TOKENS):
-            stop = start + _CHUNK_TOKENS
-            chunk = tokens[start:stop].to(outer.device, self.dtype)
-            if weights is None:
+        """What the tokens add. The products of a single chunk stay in `dtype`."""
+        outer: Tensor | None = None
+        total, count = torch.zeros_like(self.sum), torch.zeros_like(self.count)
+        for chunk, share in _chunks(tokens, weights):
+            chunk = chunk.to(self.outer_sum.device, self.dtype)
+            if share is None:
                 count += chunk.shape[0]
                 total += chunk.sum(0, dtype=torch.float64)
             else:
-                share = weights[start:stop].to(outer.device, self.dtype)
-                root = share.sqrt()[
-                    :, None
-                ]  # splits the weight evenly: the product stays symmetric
+                share = share.to(chunk.device, self.dtype)
+                # The root splits the weight evenly: the product stays symmetric.
+                root = share.sqrt()[:, None]
                 count += share.sum(dtype=torch.float64)
                 chunk = chunk * root
                 total += (chunk * root).sum(0, dtype=torch.float64)
-            outer += chunk.T @ chunk
+            products = chunk.T @ chunk
+            outer = products if outer is None else products + outer.double()
+        assert outer is not None
         return outer, total, count
 
     def _check_filled(self) -> None:
         if not float(self.count) > 0:
             raise ValueError("no tokens were added; the calibration data is empty")
+
+
+def _chunks(tokens: Tensor, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """At least one, which may be empty."""
+    for start in range(0, max(tokens.shape[0], 1), _CHUNK_TOKENS):
+        stop = start + _CHUNK_TOKENS
+        yield tokens[start:stop], None if weights is None else weights[start:stop]

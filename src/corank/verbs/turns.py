@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from ..calibration import Batches
 from ..engine.summary import model_sizes
 from ..models import Site, snapshot
 from ..report import Report
@@ -18,6 +20,8 @@ from .steps import Step
 TRIES, NEAR = 6, 0.99
 #: How far below the budget a try aims, and how much less one takes at least that was over it.
 MARGIN, STEP = 0.003, 0.99
+#: Batches that later steps read while a size is looked for: their bytes hardly depend on data.
+ROUGHLY = 1
 
 
 class Turns:
@@ -29,6 +33,15 @@ class Turns:
     ) -> None:  # fmt: skip
         self.model, self.steps, self.free, self.options = model, steps, free, options
         self.statistics = statistics
+        self.later = options.data
+
+    def roughly(self) -> Turns:
+        """The same, but steps after the first read little data, for their bytes alone."""
+        if not isinstance(self.later, Batches) or len(self.later) <= ROUGHLY:
+            return self
+        rough = Turns(self.model, self.steps, self.free, self.options, self.statistics)
+        rough.later = Batches(self.later[:ROUGHLY])
+        return rough
 
     @property
     def free_is_last(self) -> bool:
@@ -42,6 +55,7 @@ class Turns:
             options = step.options(
                 self.options, keep=keep if free else None, size=size if free else None,
                 heal_minutes=0.0, statistics=self.statistics if turn == 0 else None,
+                data=self.later if turn else self.options.data,
                 original=self.options.original if step.repairs else None,
             )  # fmt: skip
             verb, key = step.method.area, step.method.key
@@ -59,10 +73,34 @@ def meet(turns: Turns, sites: Sequence[Site], most: int | None, rest: int) -> li
         reports = turns(None, size)
         return _within(turns, reports, most)
     start = snapshot(turns.model, sites)
-    best: tuple[int, list[Report], Callable[[], None]] | None = None
+    keep, enough = 1.0, rest + NEAR * (most - rest)
+    rough = turns.roughly()
+    if rough is not turns:
+        found = _fit(rough, keep, enough, start, sites, most, rest)
+        keep, enough = found.keep, min(enough, found.reached)
+    best = _fit(turns, keep, enough, start, sites, most, rest)
+    best.put_back()
+    return best.reports
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A try that is within the budget: the size, the bytes of the whole model, how to get it."""
+
+    keep: float
+    reached: int
+    reports: list[Report]
+    put_back: Callable[[], None]
+
+
+def _fit(
+    turns: Turns, keep: float, enough: float, start: Callable[[], None], sites: Sequence[Site],
+    most: int, rest: int,
+) -> _Fit:  # fmt: skip
+    """The largest of the tries within `most` bytes, from `keep` on until `enough` are used."""
+    best: _Fit | None = None
     failed: ValueError | None = None
     tried: list[tuple[float, int]] = []
-    keep = 1.0
     while keep > 0 and len(tried) < TRIES:
         start()
         try:
@@ -74,22 +112,22 @@ def meet(turns: Turns, sites: Sequence[Site], most: int | None, rest: int) -> li
             break
         reached = model_sizes(turns.model)["bytes"]
         tried.append((keep, reached))
-        if reached <= most and (best is None or reached > best[0]):
-            best = reached, reports, snapshot(turns.model, sites)
-        if reached <= most and (keep == 1.0 or reached - rest >= NEAR * (most - rest)):
+        if reached <= most and (best is None or reached > best.reached):
+            best = _Fit(keep, reached, reports, snapshot(turns.model, sites))
+        if reached <= most and (keep == 1.0 or reached >= enough):
             break
         keep = _next(tried, most - MARGIN * (most - rest), most, rest)
         if any(keep == other for other, _ in tried):
             break
     if best is None:
-        why = "" if failed is None else f". With less for {turns.steps[turns.free].label}: {failed}"
+        free = turns.steps[turns.free or 0].label if failed else None
+        why = "" if failed is None else f". With less for {free}: {failed}"
         raise ValueError(
             f"the budget of {most:,} bytes for the whole model is below the smallest reached, "
             f"{min(b for _, b in tried):,}, by {' + '.join(s.label for s in turns.steps)}: raise "
             f"it{why}"
         ) from failed
-    best[2]()
-    return best[1]
+    return best
 
 
 def _next(tried: Sequence[tuple[float, int]], aim: float, most: int, rest: int) -> float:
