@@ -2,7 +2,8 @@
 
     python -m benchmarks.decode [--rounds 5] [--threads 1] [--small]
 
-A random LLaMA is rewritten in several ways; nothing here depends on what its weights are. Prefill
+A random LLaMA is rewritten in several ways; nothing here depends on what its weights are. Forms in
+codes run as they are stored and as `corank.for_inference` lays them out. Prefill
 is one pass over a prompt, decoding is one token at a time with a cache. In every round each model
 runs once; speeds are medians over rounds, over the dense model's.
 """
@@ -28,6 +29,8 @@ from corank.report.speed import count_bytes
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 PROMPT, NEW = 128, 16
+#: What stands behind the name of a form that kernels run.
+FOR = "for inference"
 WAYS: dict[str, Any] = {
     "dense": None,
     "low rank, half": [{"svd": {"keep": 0.5}}],
@@ -98,6 +101,9 @@ def main() -> None:
         models[name] = copy.deepcopy(dense)
         if steps is not None:
             corank.compress(models[name], steps, data=[torch.randint(0, 512, (8, 64))])
+        if "codes" in name:
+            laid_out = models[f"{name}, {FOR}"] = copy.deepcopy(models[name])
+            corank.for_inference(laid_out)
     linear = [n for n, m in dense.named_modules() if type(m) is nn.Linear and n != "lm_head"]
     variants, notes = quantised_variants(dense, linear)
     models |= {f"torchao {name}": model for name, model in variants.items()}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .io import load, load_adapter, save, save_adapter, stream
     from .registry import methods
     from .report import Report
-    from .verbs import adapt, analyze, compress, cut, factorize, merge, quantize
+    from .verbs import adapt, analyze, compress, cut, factorize, for_inference, merge, quantize
 
 __all__ = [
     "Report",
@@ -28,6 +28,7 @@ __all__ = [
     "controller",
     "cut",
     "factorize",
+    "for_inference",
     "heal",
     "load",
     "load_adapter",
@@ -45,7 +46,8 @@ __all__ = [
 #: Name -> the room it is in, which is imported when the name is first used.
 _HOMES = {
     "Report": "report", "adapt": "verbs", "analyze": "verbs", "compress": "verbs",
-    "controller": "adapters", "cut": "verbs", "factorize": "verbs", "heal": "healing",
+    "controller": "adapters", "cut": "verbs", "factorize": "verbs",
+    "for_inference": "verbs", "heal": "healing",
     "load": "io", "load_adapter": "io", "merge": "verbs", "methods": "registry",
     "quantize": "verbs",
     "save": "io", "save_adapter": "io", "stream": "io",

@@ -17,6 +17,7 @@ from .diagonal import Diagonal
 from .double_pruned import DoublePruned
 from .entrywise import Entrywise
 from .foreign import Foreign
+from .four_bit_planes import FourBitPlanes, in_planes
 from .fourier import Fourier
 from .frobenius import FrobeniusNormalised
 from .gated import Gated
@@ -102,6 +103,7 @@ __all__ = [
     "DoublePruned",
     "Entrywise",
     "Foreign",
+    "FourBitPlanes",
     "Fourier",
     "FrobeniusNormalised",
     "Gated",
@@ -161,6 +163,7 @@ __all__ = [
     "dense_flops",
     "describe",
     "exchange",
+    "in_planes",
     "is_linear",
     "is_settled",
     "low_rank_form",

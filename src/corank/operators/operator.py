@@ -31,6 +31,9 @@ class Operator(nn.Module, ABC):
     #: Whether it is one matrix; not so where the map depends on its input, as in `Routed`.
     linear: ClassVar[bool] = True
 
+    #: Why no file holds it, and what to do instead; None for all that files may hold.
+    not_stored: ClassVar[str | None] = None
+
     #: How many numbers a leaf holds, where it is not its numel: packed codes, bookkeeping (0).
     numbers_held: Mapping[str, int] = MappingProxyType({})
 

@@ -23,6 +23,8 @@ def storable(kind: type[Operator]) -> type[Operator]:
 
 def describe(op: Operator) -> dict[str, Any]:
     """The skeleton of `op`: class, shapes, dtypes and options, as plain JSON values."""
+    if op.not_stored is not None:
+        raise ValueError(f"a {type(op).__name__} is not stored: {op.not_stored}")
     if type(op).__name__ not in KINDS:
         raise TypeError(f"{type(op).__name__} is not storable: decorate it with @storable")
     return {"kind": type(op).__name__} | {

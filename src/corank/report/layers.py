@@ -44,13 +44,15 @@ def slower_layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A plain sentence for each kind of layer that is slower than the dense one of its shape."""
     said = []
     for row in rows:
+        kind = row["operator"]
         slow = {count: ratio for count, ratio in row["speed"].items() if ratio < 1}
         if slow:
             shape = " x ".join(map(str, row["shape"]))
             ratios = " and ".join(f"{r:.2f} times on {n} rows" for n, r in slow.items())
+            remedy = "; corank.for_inference(model) is for this" if "Quantised" in kind else ""
             said.append(
-                f"slower than dense: {row['operator']} of {shape} ({row['sites']} sites) runs at "
-                f"the dense layer's speed {ratios}"
+                f"slower than dense: {kind} of {shape} ({row['sites']} sites) runs at "
+                f"the dense layer's speed {ratios}{remedy}"
             )
     return said
 
