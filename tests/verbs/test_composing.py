@@ -100,6 +100,19 @@ def test_a_later_step_that_cannot_take_less_says_why():
         corank.compress(tiny_llama(), ["directshare", CODES], keep=0.2, data=tokens())
 
 
+def test_healing_is_for_so_many_steps_and_the_same_again():
+    made = []
+    for _ in range(2):
+        model = tiny_llama()
+        report = corank.compress(model, ["svd"], keep=0.3, data=tokens(), heal_steps=5)
+        assert len(report.sections["healing"]["losses"]) == 5
+        made.append(model.state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    plain = tiny_llama()
+    assert "healing" not in corank.compress(plain, ["svd"], keep=0.3, heal_steps=0).sections
+    assert any(not torch.equal(made[0][name], value) for name, value in plain.state_dict().items())
+
+
 def test_healing_comes_last_and_towards_the_original():
     model = tiny_llama()
     report = corank.compress(model, ["svd"], keep=0.3, data=tokens(), heal_minutes=0.03)
@@ -153,6 +166,7 @@ def test_the_same_seed_gives_the_same_model():
         (["gptq", "eora"], {"original": tiny_mlp()}, "original= is for one method"),
         (["svd"], {"keep": 0.5, "alpha": 1}, "'alpha': parameters of a step stand in the step"),
         (["svd"], {"keep": 0.5, "heal_minutes": 1, "data": None}, "healing needs data"),
+        (["svd"], {"keep": 0.5, "heal_minutes": 1, "heal_steps": 1}, "by one of heal_minutes="),
         (["svd_llm"], {"keep": 0.5, "data": None}, "needs calibration data"),
     ],
 )

@@ -7,11 +7,9 @@ import torch
 
 import corank
 from corank.calibration.outputs import outputs
-from corank.healing import heal
 from corank.models import find_sites, read
 from corank.operators import LowRank, Quantised, Signs
 from corank.registry import METHODS
-from corank.verbs import shrinking
 
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
@@ -64,21 +62,12 @@ def test_for_fine_tuning_the_factors_train_and_nothing_else(key):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-@pytest.fixture
-def in_steps(monkeypatch):
-    """Healing in a number of steps, so that what it reaches does not hang on the machine's load."""
-    monkeypatch.setattr(
-        shrinking, "heal", lambda *models, minutes, **options: heal(*models, steps=48, **options)
-    )
-
-
 @pytest.mark.parametrize("key", ["int21", "norm_tweaking"])
-@pytest.mark.usefixtures("in_steps")
 def test_what_trains_is_trained_towards_the_original(key):
     quantised, trained = tiny_llama(), tiny_llama()
     corank.quantize(quantised, key, bits=2, data=tokens(), **quick(key))
     rank = {"rank": 4} if "rank" in METHODS[key].parameters else {}
-    report = corank.quantize(trained, key, bits=2, data=tokens(), heal_minutes=0.02, **rank)
+    report = corank.quantize(trained, key, bits=2, data=tokens(), heal_steps=48, **rank)
     losses = report.sections["healing"]["losses"]
     assert sum(losses[-6:]) < sum(losses[:6])  # the six batches, last and first
     moved = {
@@ -161,12 +150,11 @@ def test_what_cannot_be_is_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize("key", [m.key for m in corank.methods("quantize") if "signs" in m.laws])
-@pytest.mark.usefixtures("in_steps")
 def test_signs_are_trained_and_stored_as_bits(key, tmp_path):
     models = original, started, trained = [tiny_llama() for _ in range(3)]
     told = corank.quantize(original, key, dry_run=True)
     corank.quantize(started, key, heal_minutes=0)
-    report = corank.quantize(trained, key, data=tokens(), heal_minutes=0.02)
+    report = corank.quantize(trained, key, data=tokens(), heal_steps=48)
     assert told.totals["bytes_after"] == report.totals["bytes_after"]
     wanted, start, end = ([y.flatten() for y in outputs(m, tokens(2))] for m in models)
     errors = [sum(float((a - b).norm()) for a, b in zip(found, wanted, strict=True))

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, what: argparse._ActionsContai
     how.add_argument("--round-to", type=int, default=1, metavar="K", help="ranks: multiples of K")
     how.add_argument("--cascade", choices=("original", "compressed"), help="fit block after block")
     how.add_argument("--heal-minutes", type=float, metavar="M", help="train it back for so long")
+    how.add_argument("--heal-steps", type=int, metavar="N", help="or for so many batches")
     how.add_argument("--seed", type=int, default=0, metavar="N")
     how.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
                      action=recipe_file.Merged, help="its parameters")  # fmt: skip
@@ -95,8 +96,8 @@ def run(
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("keep", "size", "rank", "allocate", "round_to", "cascade", "heal_minutes", "seed",
-             "sequence_length", "count", "batch_size")  # fmt: skip
+    names = ("keep", "size", "rank", "allocate", "round_to", "cascade", "heal_minutes",
+             "heal_steps", "seed", "sequence_length", "count", "batch_size")  # fmt: skip
     return {name: getattr(arguments, name) for name in names} | {
         "targets": options.single(arguments.targets)
     }

@@ -54,7 +54,7 @@ def compose(model: nn.Module, steps: Sequence[Any], options: Options) -> Report:
     rest = before["bytes"] - sum(op.bytes() for op in ops)
     if options.keep is not None or options.size is not None:
         most = rest + budget_bytes(model, ops, keep=options.keep, size=options.size)
-    wants_original = options.heal_minutes or any(step.repairs for step in listed)
+    wants_original = options.healing() or any(step.repairs for step in listed)
     original = copy.deepcopy(model) if wants_original else None
     with unchanged_on_error(model, every), tempfile.TemporaryDirectory() as folder:
         first = options.statistics or Path(folder) / "first.safetensors"
@@ -71,8 +71,8 @@ def compose(model: nn.Module, steps: Sequence[Any], options: Options) -> Report:
             sections={"steps": [_tell(s, r) for s, r in zip(listed, reports, strict=True)]},
             versions=versions(),
         )  # fmt: skip
-        if original is not None and options.heal_minutes:
-            heal_towards(model, original, options.data, options.heal_minutes, options, report)
+        if original is not None:
+            heal_towards(model, original, options.data, options.healing(), options, report)
     return report
 
 
@@ -129,7 +129,7 @@ def _sites(model: nn.Module, step: Step, options: Options) -> list[Site]:
 def _held(options: Options) -> Batches | None:
     """The data, read once for all steps."""
     if options.data is None:
-        if options.heal_minutes:
+        if options.healing():
             raise DataError("healing needs data to run the model on: give data=")
         return None
     return batches(

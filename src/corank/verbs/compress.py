@@ -41,6 +41,7 @@ def compress(
     seed: int = 0,
     dry_run: bool = False,
     heal_minutes: float | None = None,
+    heal_steps: int | None = None,
     progress: Progress | None = None,
     **params: Any,
 ) -> Report:
@@ -72,8 +73,9 @@ def compress(
         before fine-tuning, for those that store what it changed (`ere`, `delta_come`). Then `model`
         ends as the original with the change beside it, as adapter "default", `keep` is of the
         targeted weights' bytes, and `size` is of all that the adapter stores.
-    heal_minutes: train the result towards the model as it was, for so long, on the same data; a
-        method that heals by itself does it for two minutes, 0 leaves it out.
+    heal_minutes, heal_steps: train the result towards the model as it was, on the same data, for so
+        long or, which can be repeated, for so many batches; a method that heals by itself does it
+        for two minutes where neither is given, 0 leaves it out.
     seed: of everything random; results depend on neither the order of sites nor the device.
     dry_run: plan only: nothing is read but shapes, nothing is changed.
     progress: called with (stage, fraction done).
@@ -86,7 +88,7 @@ def compress(
         sequence_length=sequence_length, count=count, batch_size=batch_size, loss=loss,
         statistics=statistics, targets=targets, allocate=allocate, round_to=round_to,
         cascade=cascade, spill=spill, original=original, seed=seed, dry_run=dry_run,
-        heal_minutes=heal_minutes, progress=progress,
+        heal_minutes=heal_minutes, heal_steps=heal_steps, progress=progress,
     )  # fmt: skip
     if method == "auto":
         if odd := params.keys() - set(OWN):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -38,4 +38,24 @@ class Options:
     seed: int
     dry_run: bool
     heal_minutes: float | None
+    heal_steps: int | None
     progress: Progress | None
+
+    def __post_init__(self) -> None:
+        if self.heal_minutes and self.heal_steps:
+            raise ValueError("say how long to heal by one of heal_minutes= and heal_steps=")
+
+    def healing(self, own: float = 0.0) -> dict[str, float]:
+        """How long to heal, as `corank.heal` takes it, and nothing for not at all.
+
+        own: minutes, where neither was said.
+        """
+        if self.heal_steps:
+            return {"steps": self.heal_steps}
+        if self.heal_minutes is not None or self.heal_steps is not None:
+            own = self.heal_minutes or 0.0
+        return {"minutes": own} if own > 0 else {}
+
+    def unhealed(self) -> Options:
+        """The same, without any healing."""
+        return replace(self, heal_minutes=0.0, heal_steps=None)

@@ -82,7 +82,7 @@ class Profile:
         names = "|".join(re.escape(site.name) for site in self.sites)
         self.options = replace(
             options, targets=f"re:^({names})$", statistics=self.file, allocate="uniform",
-            data=Batches(inputs[:FEW]), heal_minutes=0.0, progress=None, size=None,
+            data=Batches(inputs[:FEW]), progress=None, size=None,
         )  # fmt: skip
 
     def __call__(self, steps: Sequence[Any], keep: float) -> Tried:

@@ -38,6 +38,7 @@ def quantize(
     seed: int = 0,
     dry_run: bool = False,
     heal_minutes: float | None = None,
+    heal_steps: int | None = None,
     progress: Progress | None = None,
     **params: Any,
 ) -> Report:
@@ -65,6 +66,6 @@ def quantize(
             sequence_length=sequence_length, count=count, batch_size=batch_size, loss=loss,
             statistics=statistics, targets=targets, allocate=allocate, round_to=round_to,
             cascade=cascade, spill=spill, original=original, seed=seed, dry_run=dry_run,
-            heal_minutes=heal_minutes, progress=progress,
+            heal_minutes=heal_minutes, heal_steps=heal_steps, progress=progress,
         ),
     )  # fmt: skip

@@ -91,7 +91,7 @@ def search(
     targeted = sum(op.bytes() for op in ops)
     most = budget_bytes(model, ops, keep=options.keep, size=options.size)
     keep = min(1.0, most / targeted)
-    common = replace(options, data=inputs, tokenizer=None, keep=keep, size=None, heal_minutes=0.0)
+    common = replace(options, data=inputs, tokenizer=None, keep=keep, size=None).unhealed()
     told = options.progress or (lambda stage, fraction: None)
     original = copy.deepcopy(model)
     yardstick = Yardstick(original, held)
@@ -110,8 +110,7 @@ def search(
         if parts := mix(model, found, [t for t in _best(tried) if t.errors], most):
             whole.append(Whole(parts))
         report = _choose(model, found, whole, replace(common, progress=None), yardstick, told)
-        if options.heal_minutes:
-            heal_towards(model, original, inputs, options.heal_minutes, options, report)
+        heal_towards(model, original, inputs, options.healing(), options, report)
     report.method = f"auto: {report.method}"
     report.sections["tried"] = {
         "profile": [t.to_json() for t in tried], "whole": [t.to_json() for t in whole],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -57,11 +58,13 @@ def shrink(
         refused=refused, seconds=seconds, versions=versions(),
     )  # fmt: skip
     budget["round_to"] = options.round_to
-    before, minutes = model_sizes(model), options.heal_minutes
+    before = model_sizes(model)
+    amount = options.healing(own=2.0 if recipe.heal else 0.0)
     delta = None
     if recipe.delta:
         require_at_once(
-            method, cascade=recipe.cascade, heal_minutes=minutes,
+            method, cascade=recipe.cascade,
+            heal_minutes=amount.get("minutes"), heal_steps=amount.get("steps"),
             allocate=allocate if allocate in ("sensitivity", "block_influence") else None,
         )  # fmt: skip
         if not options.dry_run:
@@ -80,9 +83,7 @@ def shrink(
             "stay as they are, and within the budget"
         )
         sites = [site for site in sites if site.name in served]
-    if minutes is None:
-        minutes = 2.0 if recipe.heal else 0.0
-    healing = (recipe.heal or Healing()) if minutes > 0 else None
+    healing = (recipe.heal or Healing()) if amount else None
     if options.dry_run:
         plan = plan_by_shape(model, groups, recipe, left=left, **budget)
         report.notes.append("dry run: sizes are the uniform allocation's; nothing was changed")
@@ -117,7 +118,7 @@ def shrink(
             freeze_all_but(recipe.trains, model, plan)
         seconds["factorisation"] = perf_counter() - started
         if healing and teacher is not None:
-            heal_towards(model, teacher, inputs, minutes, options, report, healing)
+            heal_towards(model, teacher, inputs, amount, options, report, healing)
         settle_trained(model, plan)
         report.sites = describe_sites(model, plan, errors)
         after = model_sizes(model)
@@ -130,13 +131,15 @@ def shrink(
 
 
 def heal_towards(
-    model: nn.Module, original: nn.Module, inputs: Batches | None, minutes: float,
+    model: nn.Module, original: nn.Module, inputs: Batches | None, amount: Mapping[str, Any],
     options: Options, report: Report, healing: Healing | None = None,
 ) -> None:  # fmt: skip
-    """Train for so many minutes, and say so in the report."""
+    """Train for so many minutes or steps, if any, and say so in the report."""
+    if not amount:
+        return
     how = healing or Healing()
     healed = heal(
-        model, original, inputs, minutes=minutes,
+        model, original, inputs, **amount,
         features=how.distillation, output=how.output, seed=options.seed, channels=how.channels,
         perturbation=how.perturbation, epsilon=how.epsilon, progress=options.progress,
     )  # fmt: skip

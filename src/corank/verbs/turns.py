@@ -54,7 +54,8 @@ class Turns:
             free = turn == self.free
             options = step.options(
                 self.options, keep=keep if free else None, size=size if free else None,
-                heal_minutes=0.0, statistics=self.statistics if turn == 0 else None,
+                heal_minutes=0.0, heal_steps=None,
+                statistics=self.statistics if turn == 0 else None,
                 data=self.later if turn else self.options.data,
                 original=self.options.original if step.repairs else None,
             )  # fmt: skip
