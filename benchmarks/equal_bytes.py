@@ -20,19 +20,22 @@ from benchmarks.board.store import Results
 from benchmarks.board.sweep import fill, options_of
 from benchmarks.board.tasks import TASKS, Task
 from benchmarks.equal.measure import in_full, load, measure
-from benchmarks.equal.rows import SHARES, Row, list_rows
+from benchmarks.equal.more import HEALED, SEEDS
+from benchmarks.equal.rows import SHARES, Row, list_healed, list_rows, list_seeds
 
 RESULTS = Path(__file__).parent / "results" / "equal_bytes.json"
 SMALL = r"^(gptq|svd_llm)\b[^+]*, 40%"
 
 
-def run(task: Task, rows: list[Row], results: Results, folder: Path, until: float) -> None:
-    """Make the rows that are not there yet, until the clock says `until`."""
+def run(
+    task: Task, kind: str, rows: list[Row], results: Results, folder: Path, until: float
+) -> None:
+    """Make the rows of a kind that are not there yet, until the clock says `until`."""
     if not results.has(task.name, "dense"):
         measures = task.evaluate(in_full(load(task)))
         results.add(task.name, {"key": "dense", "measures": measures})
     fill(
-        results, task.name, rows, lambda row: measure(task, row, folder), until,
+        results, task.name + kind, rows, lambda row: measure(task, row, folder), until,
         lambda row: {"label": row.label, "share": row.share},
     )  # fmt: skip
 
@@ -49,13 +52,17 @@ def main() -> None:
     results.set("environment", environment() | {"dtype": "bfloat16"})
     only = options.only or (SMALL if options.small else "")
     shares = [float(share) for share in options.shares.split(",")]
-    rows = [row for row in list_rows(shares) if re.search(only, row.key)]
+    listed = {"": list_rows(shares), HEALED: list_healed(), SEEDS: list_seeds()}
+    rows = {
+        kind: [row for row in found if re.search(only, row.key)] for kind, found in listed.items()
+    }
     until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models.split(","):
             task = TASKS[name](options.small)
             results.set(f"{name} sizes", vars(task.sizes))
-            run(task, rows, results, Path(folder), until)
+            for kind, wanted in rows.items():
+                run(task, kind, wanted, results, Path(folder), until)
 
 
 if __name__ == "__main__":

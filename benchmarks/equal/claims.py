@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.board.summary import number, table
 from benchmarks.equal.judging import better, measured
+from benchmarks.equal.more import HEALED
 from benchmarks.equal.rows import LEAST_BITS
 from corank.registry import METHODS
 from corank.verbs.candidates import BITS
@@ -17,12 +18,17 @@ _BITS = f"(bits={BITS})"
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says of the first row beside the second, both labels, at equal bytes."""
+    """What a paper says of the first row beside the second, both labels, at equal bytes.
+
+    kind: of the rows, as in the names of tables. below: of which sizes it speaks.
+    """
 
     key: str
     says: str
     first: str
     second: str
+    kind: str = ""
+    below: float = 1.0
 
 
 CLAIMS = (
@@ -38,6 +44,8 @@ CLAIMS = (
     Claim("gptq", "beats rounding to nearest", f"gptq{_BITS}", f"round_to_nearest{_BITS}"),
     Claim("awq", "beats rounding to nearest", f"awq{_BITS}", f"round_to_nearest{_BITS}"),
     Claim("blast", "beats low rank", "blast", "svd"),
+    Claim("littlebit", "below one bit, better than low rank in codes, both trained",
+          "littlebit", "kfac_svd + gptq(bits=4)", HEALED, below=1 / 16),
     Claim("monarch", "beats low rank", "monarch", "svd"),
 )  # fmt: skip
 
@@ -51,7 +59,7 @@ def render_claims(tables: Mapping[str, Any], models: Mapping[str, str]) -> str:
         _row(claim, model, measure, sides, shares)
         for claim in CLAIMS
         for model, measure in models.items()
-        if (sides := _sides(claim, tables.get(model, [])))
+        if (sides := _sides(claim, tables.get(model + claim.kind, [])))
         and (shares := sorted(sides[0].keys() & sides[1].keys(), reverse=True))
     ]
     header = ["paper", "claim", "model", "first side, in domain", "second side", "held at"]
@@ -64,7 +72,11 @@ Side = dict[float, Mapping[str, float]]
 def _sides(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[Side]:
     """Share -> measures, of both sides."""
     return [
-        {row["share"]: row["measures"] for row in measured(rows) if row["label"] == label}
+        {
+            row["share"]: row["measures"]
+            for row in measured(rows)
+            if row["label"] == label and row["share"] < claim.below
+        }
         for label in (claim.first, claim.second)
     ]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import corank
 from benchmarks.board.tasks import Task
-from benchmarks.equal.rows import AMONG, AUTO, Row
+from benchmarks.equal.rows import AMONG, AUTO, TRAINED, Row
 from corank.report.speed import measure_speed
 from corank.verbs.steps import read_steps
 
@@ -25,9 +25,13 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
     common = {"keep": row.share, "targets": task.targets, "seed": row.seed, "data": data}
     if row.steps == (AUTO,):
         report = corank.compress(model, AUTO, tuning=task.tuning(), among=AMONG, **common)
+    elif row.steps[0] in tuple(TRAINED):
+        key = row.steps[0]
+        report = corank.quantize(model, key, heal_steps=row.healed, **TRAINED[key], **common)
     else:
         file = folder / f"{_needs(row)}-{task.name.replace(' ', '-')}-{row.seed}.safetensors"
-        report = corank.compress(model, list(row.steps), statistics=file, **common)
+        common |= {"statistics": file, "heal_steps": row.healed}
+        report = corank.compress(model, list(row.steps), **common)
     spent = time.process_time() - started
     found = {
         "key": row.key, "label": row.label, "share": row.share, "seed": row.seed,
@@ -37,6 +41,12 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
         "cpu_seconds": spent, "measures": task.evaluate(in_full(model)),
         "speed": speed(task, model),
     }  # fmt: skip
+    if row.healed:
+        batches = len(data)
+        found["healing"] = {
+            "tokens": row.healed * sum(b["input_ids"].numel() for b in data) // batches,
+            "seconds": report.seconds["healing"], "losses": report.sections["healing"]["losses"],
+        }  # fmt: skip
     if "tried" in report.sections:
         found["tried"] = report.sections["tried"]["whole"]
         found["profiled"] = len(report.sections["tried"]["profile"])

@@ -9,6 +9,7 @@ from benchmarks.board.plots import COLOURS, draw
 from benchmarks.board.summary import number, table
 from benchmarks.equal.claims import render_claims
 from benchmarks.equal.judging import best, is_single, judge, measured
+from benchmarks.equal.more import render_healed, render_seeds
 from benchmarks.equal.rows import AMONG, AUTO, SHARES, list_rows
 from corank.verbs.candidates import candidates
 from corank.verbs.steps import read_steps
@@ -24,13 +25,15 @@ stored in codes, and `method="auto"`, at {shares} of the bytes that the
 targeted weights store in bfloat16, as far as they are tried, which each model says: scales,
 indices and masks count. Models, texts and measures are those of [the other
 board](board-compress.md); weights are compressed in bfloat16 and evaluated in float32.
-Where bits stand in brackets, each site has its own. Nothing is trained. `auto` chooses on
-tuning text, which is neither calibrated on nor evaluated, among {among}.
+Where bits stand in brackets, each site has its own. Nothing is trained but where
+healing is said. `auto` chooses on tuning text, which is neither calibrated on nor evaluated, among
+{among}.
 `python -m benchmarks.equal_bytes` measures, `python -m benchmarks.pages` writes this page.
 
-One calibration seed. Seconds are of the processor, one thread, all of calibration included, on a
-machine shared with other work; rows of the same statistics share a pass, timed with the first.
-Speed is tokens per second over the dense bfloat16 model's, one batch, interleaved rounds."""
+One calibration seed but where several are said. Seconds are of the processor, one thread, all of
+calibration included, on a machine shared with other work; rows of the same statistics
+share a pass, timed with the first. Speed is tokens per second over the dense bfloat16 model's, one
+batch, interleaved rounds."""
 
 
 CLAIMS = """\
@@ -66,6 +69,7 @@ def render(
         for share in sorted({row["share"] for row in rows}, reverse=True):
             at = [row for row in rows if row["share"] == share]
             parts += [f"### {share:.0%}", _table(at, measure)]
+        parts += render_healed(tables, model, measure) + render_seeds(tables, model, measure)
         parts += _failed(tables[model])
     parts += render_speed((decoding or {}).get("decode", []), (decoding or {}).get("notes", []))
     versions = ", ".join(f"{k} {v}" for k, v in sorted(tables.get("environment", {}).items()))

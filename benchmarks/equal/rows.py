@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corank.verbs.candidates import SLOW, candidates
+from corank.verbs.candidates import BITS, SLOW, candidates
 from corank.verbs.steps import read_steps
 
 #: Shares of the targeted weights' bytes in bfloat16; the first are measured first.
@@ -23,27 +23,50 @@ PLAIN = ("round_to_nearest", "gptq")
 LEAST_BITS = 2
 #: Structures whose factors are also stored in codes.
 IN_CODES = ("svd_llm", "kfac_svd", "modegpt", "compot")
+#: Batches of the calibration text that healing reads, one a step.
+HEALED = 120
+#: A size for healed rows only: less than one bit for each weight.
+BELOW = 0.05
+#: What trains by itself, is no step of a composition, and takes its size from the budget as this.
+TRAINED: dict[str, dict[str, Any]] = {"littlebit": {"bits": None}}
+#: What is healed, each for as long.
+TO_HEAL: tuple[Any, ...] = (
+    "littlebit", {"gptq": {"bits": BITS}}, ("kfac_svd", {"gptq": {"bits": 4}}),
+    ("modegpt", {"gptq": {"bits": 4}}), "corank", "kfac_svd", "svd_llm", "modegpt", "uniql",
+    "compot", "monarch",
+)  # fmt: skip
+#: What is done with other draws of calibration text, and at which share.
+SEEDED: tuple[Any, ...] = (
+    {"gptq": {"bits": BITS}}, {"awq": {"bits": BITS}}, {"qera": {"bits": BITS}}, "kfac_svd",
+    "modegpt", ("kfac_svd", {"gptq": {"bits": 4}}), ("modegpt", {"gptq": {"bits": 4}}),
+)  # fmt: skip
+SEEDS, SEEDED_AT = (1, 2), 0.25
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: steps of `corank.compress`, or "auto", at a share of the bytes."""
+    """One measurement: steps of `corank.compress`, or "auto", at a share of the bytes.
+
+    steps: or one of `TRAINED`. healed: steps of healing after it, 0 for none.
+    """
 
     steps: tuple[Any, ...]
     share: float
     seed: int = 0
+    healed: int = 0
 
     @property
     def label(self) -> str:
         """The composition as a user would write it."""
-        if self.steps == (AUTO,):
-            return AUTO
+        if self.steps == (AUTO,) or self.steps[0] in tuple(TRAINED):
+            return str(self.steps[0])
         return " + ".join(step.label for step in read_steps(self.steps))
 
     @property
     def key(self) -> str:
         """What tells this row from all others of the same model."""
-        return f"{self.label}, {self.share:.0%}, seed {self.seed}"
+        healed = f", {self.healed} steps" if self.healed else ""
+        return f"{self.label}, {self.share:.0%}, seed {self.seed}{healed}"
 
 
 def list_rows(shares: Sequence[float] = SHARES) -> Iterator[Row]:
@@ -60,3 +83,18 @@ def list_rows(shares: Sequence[float] = SHARES) -> Iterator[Row]:
         yield from (Row(steps, share) for steps in [*single, *repaired] if steps not in first)
     for share in shares:
         yield Row((AUTO,), share)
+
+
+def list_healed(shares: Sequence[float] = (0.25, 0.12, BELOW)) -> Iterator[Row]:
+    """Rows that are healed."""
+    for share in shares:
+        yield from (Row(_steps(entry), share, healed=HEALED) for entry in TO_HEAL)
+
+
+def list_seeds() -> Iterator[Row]:
+    """Rows of other seeds."""
+    yield from (Row(_steps(entry), SEEDED_AT, seed) for entry in SEEDED for seed in SEEDS)
+
+
+def _steps(entry: Any) -> tuple[Any, ...]:
+    return entry if isinstance(entry, tuple) else (entry,)

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.equal import claims, judging, page
 from benchmarks.equal.measure import load, measure
-from benchmarks.equal.rows import AUTO, SHARES, Row, list_rows
+from benchmarks.equal.rows import AUTO, SHARES, Row, list_healed, list_rows, list_seeds
 
 from .test_board import Tiny
 
@@ -14,7 +14,7 @@ def row(label, share, value, **more):
     measures = {f"{domain}: mean cosine": value for domain in ("in", "out")}
     return {
         "key": f"{label}, {share}", "label": label, "share": share, "measures": measures,
-        "method": label, "reached": share, "cpu_seconds": 1.0, "speed": 1.0,
+        "method": label, "seed": 0, "reached": share, "cpu_seconds": 1.0, "speed": 1.0,
     } | more  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_a_claim_is_counted_where_both_domains_agree():
 
 
 def test_every_claim_is_of_rows_that_the_board_has():
-    labels = {r.label for r in list_rows()}
+    labels = {r.label for r in [*list_rows(), *list_healed()]}
     sides = {side for claim in claims.CLAIMS for side in (claim.first, claim.second)}
     assert sides <= labels
 
@@ -107,3 +107,37 @@ def test_speeds_are_shown_over_the_dense_model():
     assert "| codes | 25% | 0.50 | 0.50 | 0.50 | 0.50 |" in text
     assert "a note" in text
     assert page.render_speed([], []) == []
+
+
+@pytest.mark.parametrize("steps", [("svd",), ("littlebit",)])
+def test_a_healed_row_trains_for_its_steps(steps, tmp_path):
+    found = measure(Tiny(), Row(steps, 0.5, healed=3), tmp_path)
+    assert len(found["healing"]["losses"]) == 3
+    assert found["key"].endswith("50%, seed 0, 3 steps")
+    assert found["reached"] <= 0.5
+    assert found["healing"]["tokens"] > 0
+
+
+def test_healed_rows_stand_beside_what_they_were_and_seeds_beside_each_other():
+    rows = [row("svd", 0.25, 0.5, seed=0), row("gptq", 0.25, 0.6, seed=0)]
+    healing = {"tokens": 1000}
+    healed = [row("svd", 0.25, 0.8, healing=healing), row("littlebit", 0.05, 0.4, healing=healing)]
+    seeds = [row("svd", 0.25, 0.7, seed=1), row("svd", 0.25, 0.9, seed=2)]
+    tables = {"MiniLM": rows, "MiniLM, healed": healed, "MiniLM, seeds": seeds}
+    text, _ = page.render(tables)
+    assert "| 25% | svd | 0.800 | 0.800 | 0.500 | 0.500 |" in text
+    assert "| 5% | littlebit | 0.400 | 0.400 | - | - |" in text
+    assert "| 25% | svd | 3 | 0.700 | 0.500 to 0.900 | 0.700 | 0.500 to 0.900 |" in text
+    assert len({r.key for r in list_healed()}) == len(list(list_healed()))
+    assert all(r.seed for r in list_seeds())
+
+
+def test_a_claim_below_one_bit_is_of_healed_rows_of_that_size():
+    rows = [
+        row(label, share, 0.9 if label == "littlebit" else share)
+        for label in ("littlebit", "kfac_svd + gptq(bits=4)") for share in (0.25, 0.05)
+    ]  # fmt: skip
+    text = claims.render_claims({"MiniLM, healed": rows}, {"MiniLM": "mean cosine"})
+    assert "littlebit: 5%: 0.900" in text
+    assert "25%" not in text
+    assert text.endswith("1 of 1 sizes |")
