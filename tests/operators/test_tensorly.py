@@ -5,9 +5,10 @@ import tensorly
 import torch
 from tensorly.decomposition import tucker
 from tensorly.tt_matrix import tt_matrix_to_matrix
+from torch.utils.flop_counter import FlopCounterMode
 
 from corank.control.tucker_flow import hosvd
-from corank.operators import Dense, Polyadic, TensorTrain, Tucker
+from corank.operators import Dense, Polyadic, TensorTrain, Tucker, dense_flops
 
 
 def rand(*shape, seed=0):
@@ -38,6 +39,21 @@ def test_tensor_train():
                      rows=(2, 3, 2), columns=(3, 2, 5))  # fmt: skip
     theirs = tt_matrix_to_matrix([plain(c) for c in cores])
     torch.testing.assert_close(op.dense(), torch.from_numpy(theirs))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 40])
+@pytest.mark.parametrize("bond", [1, 30])
+def test_a_tensor_train_takes_the_cheaper_way(tokens, bond):
+    cores = [rand(1, 6, 5, bond), rand(bond, 5, 6, 1, seed=1)]
+    op = TensorTrain(*(Dense(c.flatten(2).flatten(0, 1)) for c in cores), rows=(6, 5),
+                     columns=(5, 6))  # fmt: skip
+    x = rand(tokens, 30, seed=2)
+    with FlopCounterMode(display=False) as counter:
+        found = op(x)
+    torch.testing.assert_close(found, x @ op.dense().T)
+    assert counter.get_total_flops() <= op.flops(tokens)
+    assert op.flops(tokens) <= 2 * tokens * 900 + dense_flops(op)
+    assert op.flops(1) < 2 * 900 + dense_flops(op)
 
 
 @pytest.mark.parametrize("ranks", [(2, 2, 2), (4, 3, 2), (6, 5, 4)])

@@ -11,6 +11,7 @@ from torch import Tensor
 from .cost import dense_flops
 from .operator import Operator, parts, require_operators
 from .skeleton import storable
+from .through import apply_dense
 from .transpose import adjoint
 
 
@@ -46,8 +47,12 @@ class TensorTrain(Operator):
         self.shape = (prod(rows), prod(columns))
         self.rows, self.columns = tuple(rows), tuple(columns)
         self.operators = parts(operators)
+        self._dense_flops = dense_flops(self)  # found once: the dispatch does not compile
 
     def forward(self, x: Tensor) -> Tensor:
+        tokens = prod(x.shape[:-1])
+        if self._contracted(tokens) > self._written(tokens):
+            return apply_dense(self, x)
         return _contract(self.cores(), x)
 
     def cores(self) -> list[Tensor]:
@@ -67,6 +72,14 @@ class TensorTrain(Operator):
         return w[..., 0]
 
     def flops(self, tokens: int) -> int:
+        return min(self._contracted(tokens), self._written(tokens))
+
+    def _written(self, tokens: int) -> int:
+        """Operations where the matrix is written down: less for wide bonds and many tokens."""
+        return self._dense_flops + 2 * tokens * self.shape[0] * self.shape[1]
+
+    def _contracted(self, tokens: int) -> int:
+        """Operations where x meets core after core."""
         total, done = 0, 1
         for k, (left, right) in enumerate(self.bonds):
             i, rest = self.rows[k], prod(self.columns[k:])
