@@ -225,6 +225,32 @@ def test_the_best_of_the_tries_is_what_stays():
     assert model[0].in_features == 400
 
 
+def test_a_size_is_found_below_sizes_that_all_store_the_same():
+    model = tiny_mlp()
+    sites, tried = find_sites(model), []
+
+    class Flat:
+        """A step that hardly stores less until it is small."""
+
+        free, free_is_last, steps = 0, False, ()
+
+        def __init__(self):
+            self.model = model
+
+        def roughly(self):
+            return self
+
+        def __call__(self, keep):
+            width = 100 - int(keep < 1) if keep > 0.19 else int(100 * keep)
+            setattr(model, "0", torch.nn.Linear(100, width, bias=False))
+            tried.append(keep)
+            return [width]
+
+    rest = whole(model) - sum(p.numel() * 4 for p in model[0].parameters())
+    reports = turns.meet(Flat(), sites, rest + 20 * 400, rest)
+    assert 5 <= reports[0] <= 20, tried
+
+
 def test_all_data_is_read_for_what_stays_and_little_while_a_size_is_looked_for(monkeypatch):
     model, by_hand, read_of_codes, real = tiny_llama(), tiny_llama(), [], turns.shrink
     data, first = tokens(), {}

@@ -18,8 +18,10 @@ from .steps import Step
 
 #: Tries to meet a budget from below, and how near is near enough.
 TRIES, NEAR = 6, 0.99
-#: How far below the budget a try aims, and how much less one takes at least that was over it.
-MARGIN, STEP = 0.003, 0.99
+#: How far below the budget a try aims.
+MARGIN = 0.003
+#: What the size after one that was over the budget is at least and at most, over that one.
+LEAST, STEP = 0.25, 0.99
 #: Batches that later steps read while a size is looked for: their bytes hardly depend on data.
 ROUGHLY = 1
 
@@ -134,8 +136,8 @@ def _fit(
 def _next(tried: Sequence[tuple[float, int]], aim: float, most: int, rest: int) -> float:
     """Where the bytes, affine in the size, would be `aim`.
 
-    Where they are over `most`, less than before; where they always were, no more than if all but
-    `rest` shrank alike.
+    Where they are over `most`, less than before, if not by much, since bytes may have been flat;
+    where they always were, no more than if all but `rest` shrank alike.
     """
     keep, reached = tried[-1]
     other, fewer = tried[-2] if len(tried) > 1 else (0.0, rest)
@@ -145,7 +147,7 @@ def _next(tried: Sequence[tuple[float, int]], aim: float, most: int, rest: int) 
         return min(found, 1.0)
     if min(bytes_ for _, bytes_ in tried) > most:
         found = min(found, keep * (aim - rest) / (reached - rest))
-    return min(found, STEP * keep)
+    return max(LEAST * keep, min(found, STEP * keep))
 
 
 def _within(turns: Turns, reports: list[Report], most: int | None) -> list[Report]:
