@@ -68,7 +68,7 @@ def modegpt(ridge: float = 1e-4) -> Recipe:
 def uniql(ridge: float = 1e-4) -> Recipe:
     """Channels and dimensions sorted by importance, of which the first ones stay.
 
-    ridge: of the leverage scores by which channels of the MLP are sorted, above 0.
+    ridge: of the leverage scores by which channels of the MLP and of mixers are sorted, above 0.
     """
     inside = _cut(ridge, refit=False, of_outputs=False)
     mixers = shorter_states(second_moment(), ridge, inside)
