@@ -242,6 +242,28 @@ def test_a_bias_of_in_proj_goes_with_its_rows():
     torch.testing.assert_close(outputs(model, data), outputs(small, data), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["states", "channels"])
+def test_what_goes_is_what_matters_least(what):
+    model, data, errors = tiny_mamba2(), tokens(3), []
+    before = torch.cat(outputs(model, data))
+    units = calibrated(model)
+    for last in (True, False):
+        cut = copy.deepcopy(model)
+        for unit, layer in zip(units, cut.backbone.layers, strict=True):
+            whole = layout_of(unit).width
+            order = layout_of(unit).kept(Unit(unit.sites, family().build(unit, whole)))
+            part = order[order < INNER] if what == "channels" else order[order >= INNER] - INNER
+            gone = part[len(part) // 2 :] if last else part[: len(part) // 2]
+            mixer = layer.mixer
+            if what == "channels":
+                mixer.in_proj.weight.data[gone] = 0
+            else:
+                mixer.in_proj.weight.data[2 * INNER + STATES + gone] = 0
+                mixer.conv1d.bias.data[INNER + STATES + gone] = 0
+        errors.append(float((torch.cat(outputs(cut, data)) - before).square().sum()))
+    assert errors[0] < 0.7 * errors[1]
+
+
 def test_errors_fall_from_all_to_nothing():
     unit = calibrated(tiny_mamba2())[0]
     menu = family().menu(unit)

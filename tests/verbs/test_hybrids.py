@@ -39,7 +39,7 @@ def test_the_budget_is_met_and_keeping_all_changes_nothing(build):
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     report = corank.compress(model, "uniql", keep=0.7, data=data, allocate="uniform")
     assert 0.55 < report.totals["bytes_after"] / report.totals["bytes_before"] <= 0.7
-    assert lost(model, original, data) < 1.0
+    assert lost(model, original, data) < 1.5
     rows = {row.role: row for row in report.sites}
     for role in ("in_proj", "out_proj"):
         assert rows[role].operator == "Product"
@@ -127,7 +127,7 @@ def test_a_cascade_goes_block_by_block(build, cascade):
     original = copy.deepcopy(model)
     report = corank.compress(model, "uniql", keep=0.7, data=data, cascade=cascade)
     assert report.totals["bytes_after"] <= 0.7 * report.totals["bytes_before"]
-    assert lost(model, original, data) < 1.0
+    assert lost(model, original, data) < 1.5
 
 
 @pytest.mark.parametrize("allocate", ["greedy", "knapsack", "sensitivity", "relative"])
@@ -160,6 +160,23 @@ def test_a_convolution_without_a_bias_has_none_to_lose():
     model = tiny_mamba2(use_conv_bias=False)
     corank.compress(model, "uniql", keep=0.6, data=tokens(2))
     assert all(mixer.conv1d.bias is None for mixer in mixers(model))
+
+
+def test_an_in_proj_without_its_partner_loses_inputs_only():
+    model = tiny_mamba2()
+    corank.compress(model, "uniql", keep=0.7, data=tokens(2), targets=["in_proj"])
+    assert all(isinstance(mixer.out_proj, torch.nn.Linear) for mixer in mixers(model))
+    assert all((mixer.in_proj.operator.dense() != 0).any(1).all() for mixer in mixers(model))
+    assert all(mixer.conv1d.bias.all() for mixer in mixers(model))
+
+
+def test_what_is_left_of_a_mixer_can_be_put_in_codes():
+    model, data = tiny_bamba(), tokens(2)
+    original = copy.deepcopy(model)
+    steps = ["uniql", {"round_to_nearest": {"bits": 8, "group": 16}}]
+    report = corank.compress(model, steps, keep=0.25, data=data)
+    assert report.totals["bytes_after"] <= 0.25 * report.totals["bytes_before"]
+    assert lost(model, original, data) < 1.5
 
 
 def test_mixers_that_scale_their_channels_lose_inputs_only():

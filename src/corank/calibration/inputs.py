@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import SiteError
-from ..models import Site
+from ..models import Mixer, Site
 from .experts import OutputCosines, Routing, count_of, expert_inputs
 from .rows import Masks, first_input, geometry_of, kept, patches, unmatched
 from .sharing import Sharing
@@ -60,9 +60,9 @@ class InputPass:
                 hook = self._hook(index, path, module)
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             if site.mixer is not None and self.needs & STATE_NEEDS:
-                states = self.states.setdefault(index, StateStatistics(site.mixer, self.device))
+                hook = self._states_hook(index, site.mixer)
                 module = self.model.get_submodule(site.path)
-                self._handles.append(module.register_forward_hook(self._states_hook(site, states)))
+                self._handles.append(module.register_forward_hook(hook))
         for path, indices in experts.items():
             module = self.model.get_submodule(path)
             if "output_cosines" in self.needs:
@@ -191,12 +191,13 @@ class InputPass:
 
         return before
 
-    def _states_hook(self, site: Site, states: StateStatistics) -> Any:
-        assert site.mixer is not None
-        mixer = self.model.get_submodule(site.mixer.path)
+    def _states_hook(self, index: int, mixer: Mixer) -> Any:
+        if index not in self.states:
+            self.states[index] = StateStatistics(mixer, self.device)
+        module, states = self.model.get_submodule(mixer.path), self.states[index]
 
         def after(_: nn.Module, args: tuple[Any, ...], made: Tensor) -> None:
-            states.add(mixer, made.detach(), self._masks.at(site))
+            states.add(module, made.detach(), self._masks.at(self.sites[index]))
 
         return after
 
