@@ -37,7 +37,9 @@ def test_the_budget_is_met_and_keeping_all_changes_nothing(build):
     corank.compress(model, "uniql", keep=1.0, data=data)
     state = original.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    told = corank.compress(model, "uniql", keep=0.7, allocate="uniform", dry_run=True)
     report = corank.compress(model, "uniql", keep=0.7, data=data, allocate="uniform")
+    assert told.totals["bytes_after"] == report.totals["bytes_after"]
     assert 0.55 < report.totals["bytes_after"] / report.totals["bytes_before"] <= 0.7
     assert lost(model, original, data) < 1.5
     rows = {row.role: row for row in report.sites}

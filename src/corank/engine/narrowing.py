@@ -46,6 +46,5 @@ def narrow(model: nn.Module, keep: float) -> Plan:
 
 
 def _biases(model: nn.Module, unit: Unit, made: list[Operator]) -> Biases:
-    if not is_mixer(unit):
-        return [None] * len(made)
-    return silenced(Unit(unit.sites, made), read_biases(model, unit.sites))
+    biases = read_biases(model, unit.sites)
+    return silenced(Unit(unit.sites, made), biases) if is_mixer(unit) else [None] * len(biases)

@@ -24,23 +24,18 @@ def install_together(
     biases: Sequence[Tensor | None],
 ) -> None:
     """Put operators at their sites, and biases as `read_biases` gives them; None keeps one."""
-    for site, op, bias in zip(sites, ops, biases, strict=False):
+    for site, op, bias in zip(sites, ops, biases[: len(sites)], strict=True):
         install(model, site, op, bias)
     mixers = [site for site in sites if site.mixer]
-    for site, bias in zip(mixers, biases[len(sites) :], strict=False):
+    for site, bias in zip(mixers, biases[len(sites) :], strict=True):
         if bias is not None:
             put_convolved_bias(model, site, bias)
 
 
 def put_convolved_bias(model: nn.Module, site: Site, bias: Tensor) -> None:
-    """Give the convolution of a mixer another bias (channels,), as a parameter of its own.
-
-    Raises ValueError for a bias of another shape.
-    """
+    """Give the convolution of a mixer another bias (channels,), as a parameter of its own."""
     conv = _convolution(model, site)
     old = conv.get_parameter("bias")
-    if bias.shape != old.shape:
-        raise ValueError(f"a bias of {tuple(bias.shape)} in place of one of {tuple(old.shape)}")
     fresh = bias.detach().to(old)
     conv._parameters["bias"] = nn.Parameter(fresh, requires_grad=old.requires_grad)
 
