@@ -24,6 +24,8 @@ NAMES = {
     "layers.0.mlp.experts.3.gate_proj": "gate",
     "layers.0.mlp.shared_expert_gate": "router",
     "layers.0.mamba.in_proj": "in_proj",
+    "layers.0.shared_mlp.input_linear": "gate_up",
+    "layers.0.shared_mlp.output_linear": "down",
     "score": "head",
     "qa_outputs": "head",
     "generator.proj": "head",

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..calibration import Batches
 from ..calibration.outputs import outputs
-from ..models import blocks, install, read_bias, snapshot
+from ..models import blocks, install_together, read_biases, snapshot
 from ..rewrites import Family
 from .candidate import Candidate
 from .shares import uniform
@@ -38,10 +38,9 @@ def by_sensitivity(
         sites = candidate.unit.sites
         undo = snapshot(model, sites)
         made = family.build(candidate.unit, size)
-        biases = [read_bias(model, site) for site in sites]
+        biases = read_biases(model, sites)
         joint = family.jointly(candidate.unit, made, biases)
-        for site, op, bias in zip(sites, made, biases if joint is None else joint[0], strict=True):
-            install(model, site, op, bias)
+        install_together(model, sites, made, biases if joint is None else joint[0])
         after = outputs(model, batches)
         undo()
         change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))

@@ -18,6 +18,7 @@ from .gradients import GradientPass
 from .inputs import InputPass, Watch
 from .losses import Loss, weighted_loss
 from .running import call, check_vocabulary, device_of, untouched
+from .states import STATE_NEEDS
 from .statistics import INPUT_NEEDS, LOSS_NEEDS
 
 
@@ -40,6 +41,8 @@ def collect(
       (m, n); "gradient" mean over samples of dL/dW (m, n).
     Of a fused expert: "output_cosines" (experts,), the mean over the layer's tokens of the cosine
     between its output and each expert's, all answering all tokens.
+    Of the in_proj of a state-space mixer: "state_scores" (groups * state,), "state_gram" (inner,
+      inner), what the dimensions of its states owe to them: see `states`.
     "tokens", the number of rows x behind the means, is always there. The x of an embedding is
     one-hot: it gets "row_counts" (vocab,), how often each row was looked up, in place of a Gram.
     All are float32 on the model's device, summed in float64. Sites called with the same tensor
@@ -100,8 +103,9 @@ def collect(
 def check_needs(needs: Iterable[str]) -> frozenset[str]:
     """The needs as a set. Raises ValueError for an unknown one, with the nearest names."""
     wanted = frozenset(needs)
-    for name in wanted - INPUT_NEEDS - LOSS_NEEDS:
-        raise unknown("statistic", name, INPUT_NEEDS | LOSS_NEEDS)
+    known = INPUT_NEEDS | LOSS_NEEDS | STATE_NEEDS
+    for name in wanted - known:
+        raise unknown("statistic", name, known)
     return wanted
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import SiteError
-from ..models import Site
+from ..models import Mixer, Site
 from .experts import OutputCosines, Routing, count_of, expert_inputs
 from .rows import Masks, first_input, geometry_of, kept, patches, unmatched
 from .sharing import Sharing
+from .states import STATE_NEEDS, StateStatistics
 from .statistics import InputStatistics, RowCounts
 
 #: Given the statistics so far by site name, after each batch: which sites need no more data.
@@ -38,6 +39,7 @@ class InputPass:
         self.sharing = Sharing(len(self.sites), alone)
         self.sums: dict[int, InputStatistics | RowCounts] = {}
         self.cosines: dict[str, OutputCosines] = {}
+        self.states: dict[int, StateStatistics] = {}
         self.notes: list[str] = []
         self.batches = 0
         self.order: list[int] = []  # sites as they are first called
@@ -57,6 +59,10 @@ class InputPass:
             for path, module in places(self.model, site):
                 hook = self._hook(index, path, module)
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            if site.mixer is not None and self.needs & STATE_NEEDS:
+                hook = self._states_hook(index, site.mixer)
+                module = self.model.get_submodule(site.path)
+                self._handles.append(module.register_forward_hook(hook))
         for path, indices in experts.items():
             module = self.model.get_submodule(path)
             if "output_cosines" in self.needs:
@@ -110,16 +116,20 @@ class InputPass:
                     )  # fmt: skip
         for cosines in self.cosines.values() if together else ():
             cosines.all_reduce()
+        for states in self.states.values() if together else ():
+            states.all_reduce()
         return frozenset()
 
     def store(self) -> None:
         """Put the statistics into the sites: the same tensors for all sites of a group."""
         results: dict[int, dict[str, Tensor | float]] = {}
-        for site, leader in zip(self.sites, self.sharing.leader, strict=True):
+        for index, (site, leader) in enumerate(zip(self.sites, self.sharing.leader, strict=True)):
             assert leader is not None
             if leader not in results:
                 results[leader] = self._results(leader)
             site.stats.update(results[leader])
+            if index in self.states:
+                site.stats.update(self.states[index].results())
             if site.kind == "expert" and site.path in self.cosines:
                 row = self.cosines[site.path].results()[site.expert[2]]
                 site.stats["output_cosines"] = row.clone()
@@ -180,6 +190,16 @@ class InputPass:
                         self._add(indices[projection, expert], x.detach())
 
         return before
+
+    def _states_hook(self, index: int, mixer: Mixer) -> Any:
+        if index not in self.states:
+            self.states[index] = StateStatistics(mixer, self.device)
+        module, states = self.model.get_submodule(mixer.path), self.states[index]
+
+        def after(_: nn.Module, args: tuple[Any, ...], made: Tensor) -> None:
+            states.add(module, made.detach(), self._masks.at(self.sites[index]))
+
+        return after
 
     def _add(self, index: int, rows: Tensor) -> None:
         site = self.sites[index]

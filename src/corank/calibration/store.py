@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import FormatError
 from ..models import Site
+from .states import STATE_NEEDS
 
 _FORMAT, _VERSION = "corank-statistics", 1
 _SAMPLED = 64  # values of each tensor that enter the fingerprint
@@ -110,6 +111,8 @@ def load_statistics(
 def _only(needs: set[str], site: Site, entry: dict[str, Any]) -> dict[str, Any]:
     """The needs of a site's entry. Raises FormatError where one is missing."""
     absent = {"gram", "output_gram"} if site.kind == "embedding" else {"row_counts"}
+    if site.mixer is None:
+        absent |= STATE_NEEDS
     if missing := sorted(needs - absent - entry.keys()):
         raise FormatError(
             f"the statistics lack {missing[0]!r} of {site.where}: collect again for this method, "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..models import find_sites, install, modules, read
-from ..rewrites import Unit, layout_of
+from ..models import find_sites, install_together, modules_and_mixers, read, read_biases
+from ..operators import Operator
+from ..rewrites import Biases, Unit, is_mixer, layout_of, silenced
 from .plan import Plan
 from .transaction import unchanged_on_error
 
@@ -24,7 +25,7 @@ def narrow(model: nn.Module, keep: float) -> Plan:
     if isinstance(keep, bool) or not 0 < keep <= 1:
         raise ValueError(f"keep={keep} is outside (0, 1]: it is the fraction that stays")
     plan, shorter = Plan([], []), []
-    for group in modules(find_sites(model)):
+    for group in modules_and_mixers(find_sites(model)):
         unit = Unit(group, [read(model, site) for site in group])
         layout = layout_of(unit)
         kept = None if layout is None else layout.kept(unit)
@@ -38,7 +39,12 @@ def narrow(model: nn.Module, keep: float) -> Plan:
         raise ValueError("no weight has sorted channels: compress the model by 'uniql' first")
     with unchanged_on_error(model, plan.sites):
         for unit, made in zip(plan.units, shorter, strict=True):
-            for site, op, was in zip(unit.sites, made, unit.ops, strict=True):
-                trains = any(p.requires_grad for p in was.parameters())
-                install(model, site, op.requires_grad_(trains))
+            for op, was in zip(made, unit.ops, strict=True):
+                op.requires_grad_(any(p.requires_grad for p in was.parameters()))
+            install_together(model, unit.sites, made, _biases(model, unit, made))
     return plan
+
+
+def _biases(model: nn.Module, unit: Unit, made: list[Operator]) -> Biases:
+    biases = read_biases(model, unit.sites)
+    return silenced(Unit(unit.sites, made), biases) if is_mixer(unit) else [None] * len(biases)

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
-from ..models import Site, blocks, find_norms, install, read, read_bias
+from ..models import (
+    Site,
+    blocks,
+    find_norms,
+    install,
+    put_convolved_bias,
+    read,
+    read_bias,
+    read_biases,
+)
 from ..operators import (
     LearnedRounding,
     LowRank,
@@ -33,11 +42,12 @@ Errors = dict[str, float]
 
 
 class Fitted(NamedTuple):
-    """What goes with a site's new operator: a new bias (None keeps the old one), and its error."""
+    """What goes with a site's new operator: new biases (None keeps the old ones), and its error."""
 
     site: str
     bias: Tensor | None
     error: float
+    convolved: Tensor | None = None  #: of the convolution that follows it
 
 
 @torch.no_grad()
@@ -55,6 +65,8 @@ def rewrite_at_once(model: nn.Module, plan: Plan, recipe: Recipe, told: Progress
     for made in build_each(range(len(plan.units)), make):
         for op, fitted in made:
             install(model, sites[fitted.site], op, fitted.bias)
+            if fitted.convolved is not None:
+                put_convolved_bias(model, sites[fitted.site], fitted.convolved)
             errors[fitted.site] = fitted.error
     return errors
 
@@ -106,7 +118,7 @@ def _build(
     if size is None and aimed is unit:
         return []
     new = list(aimed.ops) if size is None else family.build(aimed, size)
-    biases = [read_bias(model, site) for site in unit.sites]
+    biases = read_biases(model, unit.sites)
     joint = None if size is None else family.jointly(aimed, new, biases)
     built = []
     for i, (site, was, old, op, flag) in enumerate(
@@ -119,11 +131,12 @@ def _build(
         bias = _bias(model, site, op, change).to(was.dtype) if measure.centred else None
         if joint is not None:
             bias, error = joint[0][i], joint[1]
+        convolved = joint[0][-1] if joint is not None and site.mixer is not None else None
         op = op.requires_grad_(flag) if aimed is unit else op.to(was.dtype).requires_grad_(flag)
         for part in op.modules():
             if isinstance(part, (Quantised, VectorQuantised)):
                 part.requires_grad_(False)  # what decodes codes does not train without them
-        built.append((op, Fitted(site.name, bias, error)))
+        built.append((op, Fitted(site.name, bias, error, convolved)))
     return built
 
 

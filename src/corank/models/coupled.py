@@ -72,6 +72,20 @@ def modules(sites: Sequence[Site]) -> list[list[Site]]:
     return sorted(groups, key=lambda group: min(order[site.name] for site in group))
 
 
+def modules_and_mixers(sites: Sequence[Site]) -> list[list[Site]]:
+    """As `modules`, and in_proj with out_proj of mixers whose inside is known."""
+    by_name = {site.name: site for site in sites}
+    found = []
+    for site in sites:
+        reader = by_name.get(f"{_parent(site)}.out_proj")
+        if site.mixer is not None and reader is not None:
+            found.append([site, reader])
+    taken = {site.name for group in found for site in group}
+    order = {name: place for place, name in enumerate(by_name)}
+    groups = [*found, *modules([site for site in sites if site.name not in taken])]
+    return sorted(groups, key=lambda group: min(order[site.name] for site in group))
+
+
 def _couples(
     rest: dict[str, Site],
     partners: Mapping[str, tuple[str, ...]],

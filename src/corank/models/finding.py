@@ -15,6 +15,7 @@ from .blocks import layer_indices, layer_of
 from .foreign import is_foreign
 from .heads import heads_of
 from .kinds import PROJECTIONS, Refused, RefusedModule, is_layer, kind_of
+from .mixers import mixer_of
 from .roles import Place, infer_role
 from .site import Site
 
@@ -63,6 +64,7 @@ def survey(
                     kernel=_kernel(first.module, first.kind),
                     foreign=is_foreign(first.module),
                     heads=heads_of(model, name) if role in ("q", "k", "v") else None,
+                    mixer=mixer_of(model, name) if role == "in_proj" else None,
                 )
             )
     return sites, refused

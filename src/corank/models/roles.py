@@ -52,11 +52,12 @@ RULES: tuple[tuple[str, str, str], ...] = (
 
 #: The same within a repeated block only: the names are too common elsewhere.
 BLOCK_RULES: tuple[tuple[str, str, str], ...] = (
-    ("linear", r"(^|\.)(gate_up_proj|w12|Wi)$", "gate_up"),
+    ("linear", r"(^|\.)(gate_up_proj|w12|Wi|shared_mlp\.input_linear)$", "gate_up"),
     ("linear", r"(^|\.)(gate_proj|wi_0|w1|w_gate)$", "gate"),
     ("linear", r"(^|\.)(up_proj|c_fc|fc_?1|fc_in|lin1|linear1|wi|wi_1|w3|dense_h_to_4h)$", "up"),
     ("linear", r"\.intermediate\.dense$", "up"),
     ("linear", r"(^|\.)(down_proj|fc_?2|fc_out|lin2|linear2|wo|w2|dense_4h_to_h)$", "down"),
+    ("linear", r"\.shared_mlp\.output_linear$", "down"),
     ("linear", r"\.(mlp\.c_proj|output\.dense)$", "down"),
 )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .heads import Heads
+from .mixers import Mixer
 
 #: How a weight is stored, and so how it is read and put back.
 KINDS = ("linear", "conv1d_transposed", "conv", "embedding", "expert")
@@ -42,6 +43,7 @@ class Site:
     earlier: Mapping[str, Any] = field(default_factory=dict, repr=False)
     kernel: tuple[int, ...] = ()  #: a convolution's kernel size, empty for other kinds
     heads: Heads | None = None  #: of q, k and v, where their attention says
+    mixer: Mixer | None = None  #: of an in_proj, where it is one of a known mixer
     _drawing: torch.Generator | None = field(default=None, repr=False)
 
     def generator(self) -> torch.Generator:

@@ -12,9 +12,10 @@ from .ties import ties_of
 
 
 def snapshot(model: nn.Module, sites: Sequence[Site]) -> Callable[[], None]:
-    """Remember what stands at the sites and what trains; calling the result brings it back.
+    """Remember what stands at the sites, their mixers' biases and what trains.
 
-    No weight is copied: what is changed inside a tensor stays changed.
+    Calling the result brings it back. No weight is copied: what is changed inside a tensor stays
+    changed.
     """
     paths = {path for site in sites for path in (site.path, *site.tied)}
     modules = {path: model.get_submodule(path) for path in paths}
@@ -22,6 +23,10 @@ def snapshot(model: nn.Module, sites: Sequence[Site]) -> Callable[[], None]:
         module: (list(module.gate_up_proj), list(module.down_proj), set(module.rewritten))
         for module in modules.values()
         if isinstance(module, Experts)
+    }
+    convolved = {
+        conv: conv._parameters.get("bias")
+        for conv in (model.get_submodule(f"{s.mixer.path}.conv1d") for s in sites if s.mixer)
     }
     trains = {parameter: parameter.requires_grad for parameter in model.parameters()}
     put_ties_back = ties_of(model)
@@ -34,6 +39,8 @@ def snapshot(model: nn.Module, sites: Sequence[Site]) -> Callable[[], None]:
             for number, ops in enumerate(zip(gate_up, down, strict=True)):
                 module.gate_up_proj[number], module.down_proj[number] = ops
             module.rewritten = set(rewritten)
+        for conv, bias in convolved.items():
+            conv._parameters["bias"] = bias
         for parameter, flag in trains.items():
             parameter.requires_grad_(flag)
         put_ties_back()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..metrics import activation_scale, second_moment
-from ..models import Site, modules
+from ..models import Site, modules, modules_and_mixers
 from ..models.roles import MLP
 from ..registry import Paper, Recipe, method
 from ..rewrites import (
@@ -15,6 +15,7 @@ from ..rewrites import (
     by_site,
     narrowing,
     shared_values,
+    shorter_states,
     truncation,
 )
 
@@ -46,14 +47,20 @@ def modegpt(ridge: float = 1e-4) -> Recipe:
 @method(
     Paper(
         "UniQL: Unified Quantization and Low-rank Compression for Adaptive Edge LLMs",
-        "",
-        "the authors' code: leverage scores and plain slicing for the MLP, norms of rotary pairs "
-        "for q and k, principal directions of the values with their size in v, rates by softmax of "
-        "the blocks' influence, at most 0.85 removed",
-        "Mamba's blocks, the masked training and the quantiser are left out; as in modegpt the "
-        "ridge is relative, the moments of q and k those before they are turned, and weights "
-        "without a partner lose inputs or outputs of their own; without sharing of values too the "
-        "directions are the values', not the outputs'",
+        "2512.03383",
+        "the abstract and the authors' code; the body was not read: leverage scores and plain "
+        "slicing for the MLP, norms of rotary pairs for q and k, principal directions of the "
+        "values with their size in v; of Mamba-2's mixers the dimensions of the state by the norms "
+        "of C and of dt B, the channels of the heads by leverage scores of the chunks' states; "
+        "rates by softmax of the blocks' influence, at most 0.85 removed",
+        "the masked training and the quantiser are left out; as in modegpt the ridge is relative, "
+        "the moments of q and k those before they are turned, and weights without a partner lose "
+        "inputs or outputs of their own; without sharing of values too the directions are the "
+        "values', not the outputs'. Mixers: B is weighed by dt as the recurrence uses it, in the "
+        "code before its bias and softplus; states and heads lose exactly the same share, in the "
+        "code each rounded to a multiple; the gated norm takes what is gone as zeros, in the code "
+        "it averages over the rest; convolution, norm and cached state keep their shapes; mixers "
+        "with multipliers or a norm before the gate count as weights without a partner",
     ),
     area="compress",
     laws=("narrows",),
@@ -61,9 +68,12 @@ def modegpt(ridge: float = 1e-4) -> Recipe:
 def uniql(ridge: float = 1e-4) -> Recipe:
     """Channels and dimensions sorted by importance, of which the first ones stay.
 
-    ridge: of the leverage scores by which channels of the MLP are sorted, above 0.
+    ridge: of the leverage scores by which channels of the MLP and of mixers are sorted, above 0.
     """
-    return Recipe(_cut(ridge, refit=False, of_outputs=False), modules, allocate="uniql")
+    inside = _cut(ridge, refit=False, of_outputs=False)
+    mixers = shorter_states(second_moment(), ridge, inside)
+    family = by_site(lambda site: mixers if site.mixer else inside.of(site), mixers, inside)
+    return Recipe(family, modules_and_mixers, allocate="uniql")
 
 
 def _cut(ridge: float, refit: bool, of_outputs: bool) -> Family:

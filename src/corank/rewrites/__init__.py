@@ -5,7 +5,7 @@ from .banded import banded
 from .blocks import block_truncation, shared_truncation
 from .choosing import any_of, only
 from .compensation import compensation
-from .cuttable import layout_of
+from .cuttable import is_mixer, layout_of
 from .decomposed import Triples, all_triples, cut, leading, rooted, trailing, wide
 from .dense_sparse import dense_sparse
 from .dictionary import Fit, Held, Solve, dictionary, evenly
@@ -27,6 +27,7 @@ from .signed import signed, signed_factors
 from .skeletons import skeleton
 from .smoothing import smoothing
 from .sparsification import sparsification
+from .state_space import shorter_states, silenced
 from .trains import common_trains, train_cores
 from .transposed import transposed_sharing
 from .truncation import spectrum, truncation
@@ -66,6 +67,7 @@ __all__ = [
     "factorwise",
     "fresh",
     "head_sharing",
+    "is_mixer",
     "iterated_signs",
     "layout_of",
     "leading",
@@ -81,8 +83,10 @@ __all__ = [
     "shared_mean",
     "shared_truncation",
     "shared_values",
+    "shorter_states",
     "signed",
     "signed_factors",
+    "silenced",
     "skeleton",
     "smoothing",
     "sparsification",

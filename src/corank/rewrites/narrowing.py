@@ -59,9 +59,14 @@ def by_leverage(measure: Measure, ridge: float) -> Importance:
         moment = _moment_read(measure, unit, layout)
         if moment is None:
             return energies(measure, unit, layout)
-        return 1 / torch.cholesky_inverse(lower_root(moment, ridge)).diagonal()
+        return leverages(moment, ridge)
 
     return importance
+
+
+def leverages(moment: Tensor, ridge: float) -> Tensor:
+    """1 / diag((C + ridge I)^-1) of a moment (n, n), `ridge` relative to its mean eigenvalue."""
+    return 1 / torch.cholesky_inverse(lower_root(moment, ridge)).diagonal()
 
 
 def by_magnitude(measure: Measure) -> Importance:
@@ -86,21 +91,13 @@ def energies(measure: Measure, unit: Unit, layout: Layout) -> Tensor:
     Of q and k it is what the products of queries and keys owe to a dimension. Turned by all angles,
     the dimensions of a rotary pair come to have the same moment, so a unit's are averaged.
     """
-    product = torch.ones(1, 1, dtype=torch.float64)
+    (run,), product = layout.runs, torch.ones(1, 1, dtype=torch.float64)
     for site, op, places in zip(unit.sites, unit.ops, layout.places, strict=True):
         weight = op.dense().detach().double()
         output = (weight * times(measure(site.stats).right, weight.mT).mT).sum(1).clamp_min(0)
-        units = layout.grouped(output[places.to(output.device)])  # (heads, count, s, copies)
-        product = product.to(output) * _spread(layout, units.mean(2, keepdim=True).expand_as(units))
+        units = run.grouped(output[places.to(output.device)])  # (heads, count, s, copies)
+        product = product.to(output) * run.spread(units.mean(2, keepdim=True).expand_as(units))
     return product.sum(1)
-
-
-def _spread(layout: Layout, units: Tensor) -> Tensor:
-    """The inverse of `Layout.grouped`."""
-    flat = units.new_empty(layout.width, units.shape[-1])
-    every = layout.grouped(torch.arange(layout.width, device=units.device))
-    flat[every.flatten()] = units.flatten(0, 2)
-    return flat
 
 
 def _order(importance: Importance, least: float, unit: Unit, layout: Layout) -> Tensor:
@@ -170,16 +167,21 @@ def _lost(measure: Measure, unit: Unit, layout: Layout, order: Tensor, refit: bo
     """The error after the first k channels of `order`, for k = 0 to width."""
     moment = _moment_read(measure, unit, layout)
     if moment is None:
-        return _tails(energies(measure, unit, layout)[order])
+        return tails(energies(measure, unit, layout)[order])
     weight = unit.ops[-1].dense().detach().double()[:, order]
     if moment.ndim == 1:
-        return _tails(weight.square().sum(0) * moment[order])
+        return tails(weight.square().sum(0) * moment[order])
     moment = moment[order][:, order]
     if refit:  # what is left of C is the product of the columns that its root still has
-        return _tails((weight @ lower_root(moment, RIDGE)).square().sum(0))
+        return tails((weight @ lower_root(moment, RIDGE)).square().sum(0))
+    return unread(weight, moment)
+
+
+def unread(weight: Tensor, moment: Tensor) -> Tensor:
+    """The outputs' error where `weight` (m, n) reads its first k inputs only, k = 0 to n."""
     shares = ((weight.mT @ weight) * moment).flip(0, 1).cumsum(0).cumsum(1).diagonal()
     return torch.cat([shares.new_zeros(1), shares]).flip(0).clamp_min(0)
 
 
-def _tails(energy: Tensor) -> Tensor:
+def tails(energy: Tensor) -> Tensor:
     return torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])

@@ -49,7 +49,7 @@ def _build(
     if layout is None:
         return alone.build(unit, size)
     layout.require(unit, size)
-    rank, metric = size // layout.heads, measure(unit.sites[0].stats)
+    rank, metric = size // _count(layout), measure(unit.sites[0].stats)
     kept, rows, columns = [], [], []
     for head, (values, readers) in enumerate(_heads(unit, layout)):
         left = _read(readers) if of_outputs else metric.left
@@ -80,9 +80,14 @@ def _in_own_rows(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _heads(unit: Unit, layout: Layout) -> list[tuple[Tensor, Tensor]]:
     """For each head the rows of v (d, n) and the columns of o that read them (copies, m, d)."""
     v, o = (op.dense().detach().double() for op in unit.ops)
-    values = v.unflatten(0, (layout.heads, -1))
-    readers = o.unflatten(1, (layout.heads, -1, values.shape[1])).permute(1, 2, 0, 3)
+    values = v.unflatten(0, (_count(layout), -1))
+    readers = o.unflatten(1, (_count(layout), -1, values.shape[1])).permute(1, 2, 0, 3)
     return list(zip(values, readers, strict=True))
+
+
+def _count(layout: Layout) -> int:
+    (run,) = layout.runs
+    return run.heads
 
 
 def _read(readers: Tensor) -> Tensor:
@@ -110,7 +115,7 @@ def _menu(measure: Measure, alone: Family, of_outputs: bool, unit: Unit) -> Menu
         ]).sum(0)  # fmt: skip
 
     def spectrum_by_channel() -> Tensor:
-        return (ranks() / layout.heads).repeat_interleave(layout.heads)
+        return (ranks() / _count(layout)).repeat_interleave(_count(layout))
 
     return menu_of_ranks(
         [*paying, None], [*paying.values(), unit.bytes], spectrum_by_channel
@@ -148,7 +153,7 @@ def _moved(unit: Unit, layout: Layout, biases: Biases) -> Biases:
         return biases
     outputs = sum(
         (readers.sum(0) @ part for (_, readers), part in
-         zip(_heads(unit, layout), bias.detach().double().view(layout.heads, -1), strict=True)),
+         zip(_heads(unit, layout), bias.detach().double().view(_count(layout), -1), strict=True)),
         start=torch.zeros((), dtype=torch.float64, device=bias.device),
     )  # fmt: skip
     if after is not None:
