@@ -14,7 +14,7 @@ benchmarks.peaks`), each form in a process of its own. Plain `from_pretrained` l
 mapped file until they are used, so loading shows what is made beside them, and running, a prefill
 of 128 tokens and 8 tokens decoded, what is in the files and the room for work: codes are decoded
 one matrix at a time. One run each: repeated, they differ by some 0.05, as freed memory is not
-always given back. Bytes in files of a form made after loading are those that are loaded."""
+always given back. Where a form is made after loading, its files are the dense model's."""
 
 
 def render_memory(tables: Mapping[str, Any]) -> list[str]:
