@@ -42,12 +42,11 @@ WAYS: dict[str, Any] = {
 }
 
 
-def make(small: bool) -> nn.Module:
-    """A random LLaMA of width 1024, or of 128."""
+def make(width: int, layers: int) -> nn.Module:
+    """A random LLaMA in bfloat16."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    width, layers = (128, 2) if small else (1024, 3)
     config = LlamaConfig(
         vocab_size=512, hidden_size=width, intermediate_size=width * 11 // 4,
         num_hidden_layers=layers, num_attention_heads=width // 64, max_position_embeddings=512,
@@ -96,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results = Results(options.out or (Path("out/bench/decode.json") if options.small else RESULTS))
     results.set("environment", environment() | {"dtype": "bfloat16"})
-    dense, models = make(options.small), {}
+    dense, models = make(*((128, 2) if options.small else (1024, 3))), {}
     for name, steps in WAYS.items():
         models[name] = copy.deepcopy(dense)
         if steps is not None:

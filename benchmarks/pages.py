@@ -308,7 +308,9 @@ def main() -> None:
         structured = _read(options.results / "structured.json")
         (options.docs / "board-optim.md").write_text(render_optimizers(optim, kept, structured))
     if equal := _read(options.results / "equal_bytes.json"):
-        page, more = render_equal(equal, _read(options.results / "decode.json"))
+        names = ("decode", "peaks", "any_size")
+        beside = [_read(options.results / f"{name}.json") for name in names]
+        page, more = render_equal(equal, *beside)
         (options.docs / "board-bytes.md").write_text(page)
         plots |= more
     if special := _read(options.results / "special.json"):

@@ -50,8 +50,12 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def render_claims(tables: Mapping[str, Any], models: Mapping[str, str]) -> str:
+def render_claims(
+    tables: Mapping[str, Any], models: Mapping[str, str], more: Sequence[list[str]] = ()
+) -> str:
     """A table, a row for each claim and model that both sides were measured on; "" without any.
+
+    more: rows of claims that are no comparison of two methods.
 
     A claim holds at a share where the first side is better on both domains.
     """
@@ -62,6 +66,7 @@ def render_claims(tables: Mapping[str, Any], models: Mapping[str, str]) -> str:
         if (sides := _sides(claim, tables.get(model + claim.kind, [])))
         and (shares := sorted(sides[0].keys() & sides[1].keys(), reverse=True))
     ]
+    found += more
     header = ["paper", "claim", "model", "first side, in domain", "second side", "held at"]
     return table(header, found) if found else ""
 

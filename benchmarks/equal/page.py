@@ -7,8 +7,10 @@ from typing import Any
 
 from benchmarks.board.plots import COLOURS, draw
 from benchmarks.board.summary import number, table
+from benchmarks.equal.any_size import claim_row, render_sizes
 from benchmarks.equal.claims import render_claims
 from benchmarks.equal.judging import best, is_single, judge, measured
+from benchmarks.equal.memory import render_memory
 from benchmarks.equal.more import render_healed, render_seeds
 from benchmarks.equal.rows import AMONG, AUTO, SHARES, list_rows
 from corank.verbs.candidates import candidates
@@ -43,7 +45,10 @@ little, and small models say little of the scale that the papers write of."""
 
 
 def render(
-    tables: Mapping[str, Any], decoding: Mapping[str, Any] | None = None
+    tables: Mapping[str, Any],
+    decoding: Mapping[str, Any] | None = None,
+    peaks: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, str]]:
     """The page, and its plots by file name."""
     among = ", ".join(" + ".join(s.label for s in read_steps(c)) for c in candidates(AMONG))
@@ -51,7 +56,7 @@ def render(
     parts, plots = [INTRODUCTION.format(shares=shares, among=among)], {}
     if judged := judge(tables, MODELS):
         parts += ["## Targets", table(["what", "to reach", "reached", ""], judged)]
-    if claims := render_claims(tables, MODELS):
+    if claims := render_claims(tables, MODELS, claim_row(sizes or {})):
         parts += ["## Claims of papers, tried small", CLAIMS, claims]
     for model, measure in MODELS.items():
         rows = measured(tables.get(model, []))
@@ -71,7 +76,9 @@ def render(
             parts += [f"### {share:.0%}", _table(at, measure)]
         parts += render_healed(tables, model, measure) + render_seeds(tables, model, measure)
         parts += _failed(tables[model])
+    parts += render_sizes(sizes or {})
     parts += render_speed((decoding or {}).get("decode", []), (decoding or {}).get("notes", []))
+    parts += render_memory(peaks or {})
     versions = ", ".join(f"{k} {v}" for k, v in sorted(tables.get("environment", {}).items()))
     return "\n\n".join([*parts, "## Versions", versions]) + "\n", plots
 

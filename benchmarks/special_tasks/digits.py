@@ -43,7 +43,7 @@ class Convolutions(Special):
         steps("svd"),
         *(steps({key: GREEDY}) for key in ("svd", "svd_llm", "fwsvd", "kfac_svd")),
         steps({"round_to_nearest": {"bits": BITS}}), steps({"gptq": {"bits": BITS}}),
-        steps({"svd_llm": GREEDY}, {"gptq": {"bits": 8}}), steps("mixed_td"),
+        steps({"svd_llm": GREEDY}, {"gptq": {"bits": 8}}), steps("mixed_td"), steps("corank"),
     )  # fmt: skip
     targets = "all"
 
@@ -51,11 +51,11 @@ class Convolutions(Special):
         return copy.deepcopy(self._trained).to(torch.bfloat16)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self._task.loss(model, (batch[0].to(torch.bfloat16), batch[1]))
+        return self._task.loss(model, batch)
 
     def data(self, labelled: bool) -> list[Any]:
-        batches = self._task.batches(seed=1)
-        return batches if labelled else [x.to(torch.bfloat16) for x, _ in batches]
+        batches = [(x.to(torch.bfloat16), y) for x, y in self._task.batches(seed=1)]
+        return batches if labelled else [x for x, _ in batches]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return {self.quality: self._task.evaluate(model)[self._task.forgetting]}

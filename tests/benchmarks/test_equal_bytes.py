@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.equal import claims, judging, page
+from benchmarks.equal import any_size, claims, judging, page
 from benchmarks.equal.measure import load, measure
 from benchmarks.equal.rows import AUTO, SHARES, Row, list_healed, list_rows, list_seeds
 
@@ -141,3 +141,16 @@ def test_a_claim_below_one_bit_is_of_healed_rows_of_that_size():
     assert "littlebit: 5%: 0.900" in text
     assert "25%" not in text
     assert text.endswith("1 of 1 sizes |")
+
+
+def test_one_file_is_judged_step_by_step():
+    rows = [
+        {"share": share, "reached": share, "measures": {"in: perplexity": p, "out: perplexity": p}}
+        for share, p in ((0.2, 50.0), (0.8, 25.0), (0.4, 30.0), (0.5, 31.0))
+    ]
+    tables = {"sizes": [*rows, {"share": 0.12, "error": "too small"}]}
+    text = "\n".join(any_size.render_sizes(tables))
+    assert text.index("| 80.0% | 25.000 | 25.000 |") < text.index("| 20.0% | 50.000 |")
+    assert "12%: too small" in text
+    assert any_size.claim_row(tables)[0][-3:] == ["80%: 25.000", "20%: 50.000", "2 of 3 steps"]
+    assert any_size.claim_row({}) == any_size.render_sizes({}) == []

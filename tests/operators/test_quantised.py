@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from corank.operators import (
     Dense,
@@ -35,6 +38,24 @@ def test_packing_is_a_stream_of_bits(bits: int, rows: int, count: int, data) -> 
     for codes_row, bytes_row in zip(codes, packed.tolist(), strict=True):
         number = sum(code << (i * bits) for i, code in enumerate(codes_row))
         assert int.from_bytes(bytes(bytes_row), "little") == number
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_unpacking_holds_a_byte_for_a_code(bits: int) -> None:
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                largest = max(largest, found.nbytes)
+            return found
+
+    packed = torch.zeros(4, packed_width(64, bits), dtype=torch.uint8)
+    with Sizes():
+        unpack(packed, bits, 64)
+    assert largest <= 4 * 64
 
 
 @settings(max_examples=40, deadline=None)
@@ -154,3 +175,18 @@ def test_gradients_stop_beyond_the_last_code_of_a_grid() -> None:
     op.dense().sum().backward()
     assert moved.weight.grad is not None
     assert moved.weight.grad.tolist() == [[1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_decoding_some_rows_at_a_time_changes_nothing(monkeypatch, symmetric: bool) -> None:
+    module = importlib.import_module("corank.operators.quantised")  # not the function
+    monkeypatch.setattr(module, "_BLOCK", 40)  # 2 rows of 19 columns, 1 of 50
+    for into in (19, 50):
+        weight = torch.randn(7, into, generator=torch.Generator().manual_seed(0))
+        for op in (
+            quantise_uniform(weight, 3, 8, symmetric),
+            quantise_codebook(weight, normal_float(4), 8),
+        ):
+            with torch.no_grad():
+                some = op.dense()
+            assert torch.equal(some, op.dense())

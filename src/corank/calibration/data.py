@@ -51,8 +51,9 @@ def batches(
     """Turn `data` into a list of model inputs. Nothing is left out without a note.
 
     data: an iterable of model inputs (mapping, tuple, or tensor; each is one batch), such as a
-        `DataLoader`; a `datasets.Dataset`, tokenised or with a text column; the path of a text
-        file or of a folder of them; a list of strings; or a callable that returns any of these.
+        `DataLoader`, where a tuple may end in labels that only a loss reads; a
+        `datasets.Dataset`, tokenised or with a text column; the path of a text file or of a
+        folder of them; a list of strings; or a callable that returns any of these.
     tokenizer: a transformers tokenizer; needed wherever the data is text.
     sequence_length: tokens per sequence, special tokens included; longer texts are cut (noted).
     count: at most this many sequences (samples), taken from the front; None takes all.

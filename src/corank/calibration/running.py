@@ -48,6 +48,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 def call(model: nn.Module, batch: Any) -> Any:
     """The model's output for one batch.
 
+    A tuple may end in labels, which only a loss reads: the longest start of it that the model's
+    forward has arguments for is what the model is called with.
+
     Raises: DataError if the model's forward does not accept such a batch.
     """
     signature = inspect.signature(model.forward)
@@ -55,7 +58,7 @@ def call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         spread.append(((), dict(batch)))
     elif isinstance(batch, (tuple, list)):
-        spread.append((tuple(batch), {}))
+        spread += [(tuple(batch[:count]), {}) for count in range(len(batch), 0, -1)]
     spread.append(((batch,), {}))
     for args, kwargs in spread:
         try:

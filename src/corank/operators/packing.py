@@ -29,19 +29,28 @@ def pack(codes: Tensor, bits: int) -> Tensor:  # (..., n) -> (..., ceil(n bits /
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:  # (..., bytes) -> (..., count)
-    """The first `count` codes of a packed stream, as uint8. The inverse of `pack`."""
+    """The first `count` codes of a packed stream, as uint8: the inverse of `pack`.
+
+    Codes of 8 bits are `packed` itself.
+    """
     _require_bits(bits)
+    if bits == 8:
+        return packed[..., :count]
+    mask = 2**bits - 1
     if 8 % bits == 0:
         starts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        codes = (packed.unsqueeze(-1) >> starts) & (2**bits - 1)
+        codes = (packed.unsqueeze(-1) >> starts).bitwise_and_(mask)
         return codes.flatten(-2)[..., :count]
     # Eight codes fill `bits` bytes, and each lies in one byte or across two.
-    words = F.pad(packed, (0, -packed.shape[-1] % bits)).unflatten(-1, (-1, bits)).int()
-    starts = torch.arange(0, 8 * bits, bits, device=packed.device)
-    low = words.index_select(-1, starts // 8)
-    high = words.index_select(-1, (starts // 8 + 1).clamp(max=bits - 1))
-    codes = ((low | high << 8) >> starts % 8) & (2**bits - 1)
-    return codes.to(torch.uint8).flatten(-2)[..., :count]
+    words = F.pad(packed, (0, -packed.shape[-1] % bits)).unflatten(-1, (-1, bits))
+    codes = words.new_empty(*words.shape[:-1], 8)
+    for i, start in enumerate(range(0, 8 * bits, bits)):
+        byte, bit = divmod(start, 8)
+        code = words[..., byte] >> bit
+        if bit + bits > 8:
+            code |= words[..., byte + 1] << 8 - bit
+        codes[..., i] = code.bitwise_and_(mask)
+    return codes.flatten(-2)[..., :count]
 
 
 def _require_bits(bits: int) -> None:

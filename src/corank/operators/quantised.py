@@ -12,6 +12,9 @@ from .packing import packed_width, unpack
 from .skeleton import storable
 from .through import apply_dense
 
+#: Codes that a CPU decodes at a time: it holds no more beside the matrix, if nothing trains.
+_BLOCK = 1 << 19
+
 
 @storable
 @final
@@ -78,25 +81,37 @@ class Quantised(Operator):
         return self.scale
 
     def dense(self) -> Tensor:
-        into = self.shape[1]
-        codes = unpack(self.codes, self.bits, into)
-        codes = F.pad(codes, (0, -into % self.group)).unflatten(1, (-1, self.group))
         scale = self.scales()
-        weight = self.decode(codes).to(scale.dtype) * scale[:, :, None]  # (out, groups, group)
+        if torch.is_grad_enabled() or scale.device.type != "cpu":
+            return self._rows(slice(None), scale)
+        made = scale.new_empty(self.shape)
+        step = max(1, _BLOCK // max(1, self.shape[1]))
+        for first in range(0, self.shape[0], step):
+            rows = slice(first, first + step)
+            made[rows] = self._rows(rows, scale)
+        return made
+
+    def _rows(self, rows: slice, scale: Tensor) -> Tensor:
+        into = self.shape[1]
+        codes = unpack(self.codes[rows], self.bits, into)
+        if short := -into % self.group:
+            codes = F.pad(codes, (0, short))
+        codes = codes.unflatten(1, (-1, self.group))
+        weight = self.decode(codes, rows).to(scale.dtype) * scale[rows, :, None]
         return weight.flatten(1)[:, :into]
 
     def flops(self, tokens: int) -> int:
         return dense_flops(self) + 2 * tokens * self.shape[0] * self.shape[1]
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """What codes (out, groups, group) stand for before the scale."""
+    def decode(self, codes: Tensor, rows: slice = slice(None)) -> Tensor:
+        """What codes (rows, groups, group) stand for before the scale."""
         if self.levels is not None:
             levels = self.levels.to(self.dtype)
             return levels.index_select(0, codes.flatten().int()).view(codes.shape)
-        values = codes.to(self.dtype)
+        values = codes.to(self.dtype, copy=True)
         if self.zero is None:
-            return values - 2 ** (self.bits - 1)
-        return values - self.zero.to(values.dtype)[:, :, None]
+            return values.sub_(2 ** (self.bits - 1))
+        return values.sub_(self.zero[rows].to(values.dtype)[:, :, None])
 
 
 def _require_bytes(tensor: Tensor, name: str, shape: tuple[int, int]) -> None:

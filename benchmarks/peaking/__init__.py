@@ -1,0 +1,1 @@
+"""Peak memory of compressed models: what the measured processes do."""
