@@ -46,6 +46,22 @@ def test_the_budget_is_met_from_below(candidates, name, keep):
     assert len(picks) == len(candidates)
 
 
+def test_rocket_gives_up_no_unit_for_the_others(candidates):
+    budget = int(0.45 * sum(c.bytes for c in candidates))
+    plain, bounded = (find_allocator(name)(candidates, budget) for name in ("knapsack", "rocket"))
+    at_share = [c.error[c.menu.largest_within(0.45 * c.bytes)] for c in candidates]
+    bound = sum(at_share) / len(candidates)
+    worst = [max(c.error[p] for c, p in zip(candidates, picks, strict=True))
+             for picks in (plain, bounded)]  # fmt: skip
+    assert worst[1] < worst[0]
+    assert worst[1] <= 2 * bound
+    every = itertools.product(*(
+        [i for i, e in enumerate(c.error) if e <= worst[1] + 1e-12] for c in candidates
+    ))  # fmt: skip
+    fits = [picks for picks in every if cost(candidates, picks) <= budget]
+    assert loss(candidates, bounded) == pytest.approx(min(loss(candidates, p) for p in fits))
+
+
 @pytest.mark.parametrize("name", list(ALLOCATORS))
 def test_a_budget_below_the_smallest_choices_is_refused_with_the_smallest_size(candidates, name):
     least = sum(c.menu.costs[0] for c in candidates)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..errors import unknown
+from .bounded import rocket
 from .candidate import Candidate, cost
 from .integer import integer_program
 from .search import greedy, knapsack
@@ -26,6 +27,7 @@ ALLOCATORS: dict[str, Allocator] = {
     "block_influence": block_influence,
     "uniql": uniql,
     "lorap": lorap,
+    "rocket": rocket,
     "relative": greedy,
     "sensitivity": greedy,
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..linalg import exact_svd, learned_dictionary, orthonormal_dictionary, pruned_dictionary
 from ..metrics import second_moment
 from ..registry import Paper, Recipe, method
-from ..rewrites import Held, Solve, any_of, dictionary, evenly
+from ..rewrites import Held, Solve, any_of, dictionary, evenly, relative_distance
 
 
 @method(
@@ -68,11 +68,12 @@ GIVEN_BACK = 0.005
         "",
         "the authors' code (mts-ai/ROCKET): eigenvectors in whitened coordinates, the mask by a "
         "geometric mean of scores, over-pruning and recovery, the ridge fit, the formula for the "
-        "atoms, the knapsack over shares and atoms for each nonzero",
-        "the knapsack is over bytes, indices included, and the error of the outputs, not of the "
-        "weight; shares go down to a twentieth and up to all but one, where the code has 0.3 to "
-        "0.95; five values of atoms for each nonzero, where it has 21; codes without a zero are "
-        "stored dense and none of them is pruned",
+        "atoms, the knapsack over shares and atoms for each nonzero of the relative distance of "
+        "the weights, and the bound on it",
+        "the knapsack is over bytes, indices included, and knows the error of what is built, where "
+        "the code profiles a simpler factorisation; shares go down to a twentieth and up to all "
+        "but one, where the code has 0.3 to 0.95; five values of atoms for each nonzero, where it "
+        "has 21; codes without a zero are stored dense and none of them is pruned",
     ),
     area="compress",
     laws=("knapsack",),
@@ -92,10 +93,12 @@ def rocket(
     measure = second_moment(ridge)
     fit = partial(_principal, steps)
     families = {
-        q: dictionary(measure, fit, partial(_recovered, q), partial(_by_share, q))
+        q: dictionary(
+            measure, fit, partial(_recovered, q), partial(_by_share, q), relative_distance
+        )
         for q in sorted(set(atoms_per_nonzero))
     }
-    return Recipe(any_of(families), allocate="knapsack")
+    return Recipe(any_of(families), allocate="rocket")
 
 
 def _principal(steps: int, matrix: Tensor, back: Tensor) -> Solve:

@@ -3,6 +3,7 @@
 from .adapting import Delta, between, plus, split, zero_low_rank
 from .banded import banded
 from .blocks import block_truncation, shared_truncation
+from .building import relative_distance
 from .choosing import any_of, only
 from .compensation import compensation
 from .cuttable import is_mixer, layout_of
@@ -79,6 +80,7 @@ __all__ = [
     "polyadic_sum",
     "quantisation",
     "quantised_factors",
+    "relative_distance",
     "rooted",
     "shared_mean",
     "shared_truncation",

@@ -11,7 +11,7 @@ from ..errors import SiteError
 from ..linalg import shared_blocks
 from ..metrics import euclidean
 from ..operators import BlockDiagonal, Operator, Product, exchange
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu, menu_of_ranks
 from .rewrite import Counts, Family, Unit
@@ -41,7 +41,7 @@ def shared_truncation(blocks: int, steps: int) -> Family:
     def menu(unit: Unit) -> Menu:
         most = _require_blocks(blocks, unit) * blocks
         sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
-        return menu_by_building(unit, sizes, counts, build, euclidean())
+        return menu_by_building(unit, sizes, counts, build, error_in(euclidean()))
 
     return Family(menu, build, counts)
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from math import sqrt
 
 from ..metrics import Measure
 from ..operators import Operator
 from .menu import Menu
 from .rewrite import Counts, Unit
+
+#: (unit, what its operators become) -> what that costs.
+Error = Callable[[Unit, Sequence[Operator]], float]
 
 
 def menu_by_building(
@@ -13,20 +18,32 @@ def menu_by_building(
     sizes: Iterable[int],
     counts: Callable[[Unit, int], list[Counts]],
     build: Callable[[Unit, int], list[Operator]],
-    measure: Measure,
+    error: Error,
 ) -> Menu:
     """Those of the ascending `sizes` that store less than the unit does, and None.
 
-    An error is that of what is built, in `measure`: all sizes are built when errors are asked for.
+    An error is that of what is built: all sizes are built when errors are asked for.
     """
     costs = {size: sum(bytes_ for _, bytes_ in counts(unit, size)) for size in sizes}
     dense = unit.bytes
     paying = {size: cost for size, cost in costs.items() if cost < dense}
 
     def errors() -> list[float]:
-        return [*(error_of(unit, build(unit, size), measure) for size in paying), 0.0]
+        return [*(error(unit, build(unit, size)) for size in paying), 0.0]
 
     return Menu([*paying, None], [*paying.values(), dense], errors)
+
+
+def error_in(measure: Measure) -> Error:
+    """`error_of` in that measure."""
+    return partial(error_of, measure=measure)
+
+
+def relative_distance(unit: Unit, made: Sequence[Operator]) -> float:
+    """||W - W'|| / ||W|| of the unit's weights together, not squared, whatever they read."""
+    pairs = [(op.dense(), now.dense()) for op, now in zip(unit.ops, made, strict=True)]
+    lost = sum(float((was.double() - now.double()).square().sum()) for was, now in pairs)
+    return sqrt(lost / sum(float(was.double().square().sum()) for was, _ in pairs))
 
 
 def error_of(unit: Unit, made: Sequence[Operator], measure: Measure) -> float:

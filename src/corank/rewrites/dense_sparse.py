@@ -11,7 +11,7 @@ from ..linalg import learned_dictionary
 from ..metrics import euclidean
 from ..operators import BlockDiagonal, Dense, Operator, Product, Thinned, place_bits
 from ..operators.packing import packed_width
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -33,7 +33,7 @@ def dense_sparse(block: int, rows_per_nonzero: float, rounds: int) -> Family:
     def menu(unit: Unit) -> Menu:
         most = _require_fit(block, unit)
         sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
-        return menu_by_building(unit, sizes, counts, build, euclidean())
+        return menu_by_building(unit, sizes, counts, build, error_in(euclidean()))
 
     return Family(menu, build, counts)
 

@@ -14,7 +14,7 @@ from ..linalg.symmetric import numeric_cut
 from ..metrics import Measure
 from ..operators import Dense, Operator, Product, RowSparse, Sum, column_type, sparsify
 from .adapting import require_rank
-from .building import menu_by_building
+from .building import Error, error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -42,13 +42,14 @@ def dictionary(
     fit: Fit,
     held: Callable[[int, int], Held],
     sizes: Callable[[int, int], Iterable[int]] | None = None,
+    error: Error | None = None,
 ) -> Family:
     """W -> S D, with k atoms as rows of D for a size of k, and S of `held(out, k)` codes.
 
     `fit` is given W L and returns S and D L, in the coordinates of the inputs' moment C = L L^T,
     which is inverted on its numeric range only; rows count as the metric weighs them. Codes without
     a zero are stored dense. The menu offers `sizes(out, in)`, ascending, else steps up to the
-    smaller side; errors are found by building.
+    smaller side; each is built for its `error`, which is that in `measure` unless said.
     """
 
     def build(unit: Unit, atoms: int) -> list[Operator]:
@@ -60,7 +61,8 @@ def dictionary(
         out, into = unit.ops[0].shape
         offered = _steps(out, into) if sizes is None else sizes(out, into)
         once = cache(lambda: _build(measure, held, fit, unit))
-        return menu_by_building(unit, offered, counts, lambda _, k: once()(k), measure)
+        found = error or error_in(measure)
+        return menu_by_building(unit, offered, counts, lambda _, k: once()(k), found)
 
     def matrices(unit: Unit, atoms: int) -> list[list[tuple[int, int]]]:
         return [[(atoms, unit.ops[0].shape[1])]]

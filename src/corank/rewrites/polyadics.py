@@ -8,7 +8,7 @@ from ..errors import SiteError
 from ..linalg import polyadic
 from ..metrics import euclidean
 from ..operators import Dense, Operator, Polyadic
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -30,7 +30,7 @@ def _menu(unit: Unit) -> Menu:
     (site,) = unit.sites
     most = prod(site.modes) // sum(site.modes)  # where it stores as much as the weight
     sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
-    return menu_by_building(unit, sizes, _counts, _build, euclidean())
+    return menu_by_building(unit, sizes, _counts, _build, error_in(euclidean()))
 
 
 def _build(unit: Unit, rank: int) -> list[Operator]:

@@ -13,7 +13,7 @@ from ..metrics import euclidean
 from ..models import Site
 from ..operators import BlockRows, Dense, Entrywise, Mixture, Operator, Product
 from ..operators.activated import FUNCTIONS
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -34,7 +34,7 @@ def basis_mixture(per_basis: int, function: str, steps: int) -> Family:
     def menu(unit: Unit) -> Menu:
         most = _widest(unit)
         sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
-        return menu_by_building(unit, sizes, counts, build, euclidean())
+        return menu_by_building(unit, sizes, counts, build, error_in(euclidean()))
 
     return Family(menu, build, counts)
 

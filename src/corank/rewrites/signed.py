@@ -12,7 +12,7 @@ from ..metrics import euclidean
 from ..operators import Diagonal, Operator, Product, Signs, Sum
 from ..operators.packing import packed_width
 from .adapting import require_rank
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -51,7 +51,7 @@ def signed_factors(bits: float | None, residual: bool, slope: float) -> Family:
         (op,) = unit.ops
         most = min(op.shape) // 8 * 8
         sizes = [_size(op.shape, bits, residual)] if bits else [*range(8, most + 1, 8)]
-        whole = menu_by_building(unit, sizes, counts, build, euclidean())
+        whole = menu_by_building(unit, sizes, counts, build, error_in(euclidean()))
         return whole.at([0]) if bits and len(whole.sizes) > 1 else whole
 
     return Family(menu, build, counts)

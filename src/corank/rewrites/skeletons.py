@@ -12,7 +12,7 @@ from ..linalg import exact_svd
 from ..metrics import Measure, Metric, euclidean
 from ..operators import Dense, Operator, Product
 from .adapting import require_rank
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -32,7 +32,7 @@ def skeleton(importance: Measure, select: Selection) -> Family:
 
     def menu(unit: Unit) -> Menu:
         sizes = range(1, min(unit.ops[0].shape) + 1)
-        return menu_by_building(unit, sizes, _counts, build, euclidean())
+        return menu_by_building(unit, sizes, _counts, build, error_in(euclidean()))
 
     return Family(menu, build, _counts, euclidean(), importance.needs, matrices=_matrices)
 

@@ -8,7 +8,7 @@ from ..metrics import euclidean
 from ..operators import Operator, smallest_sparse
 from ..operators.bitmap import bitmap_is_smaller, place_bytes
 from ..operators.packing import packed_width
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -27,7 +27,7 @@ def sparsification() -> Family:
     def menu(unit: Unit) -> Menu:
         places = unit.ops[0].shape[0] * unit.ops[0].shape[1]
         sizes = sorted({max(1, places * i // STEPS) for i in range(1, STEPS + 1)})
-        return menu_by_building(unit, sizes, _counts, _build, euclidean())
+        return menu_by_building(unit, sizes, _counts, _build, error_in(euclidean()))
 
     return Family(menu, _build, _counts)
 

@@ -14,7 +14,7 @@ from ..metrics import euclidean
 from ..models import Site
 from ..operators import Dense, Operator, TensorTrain
 from ..operators.operator import leaf
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .factoring import central_digits
 from .menu import Menu
@@ -44,7 +44,7 @@ def common_trains(order: int, steps: int) -> Family:
     def menu(unit: Unit) -> Menu:
         most = max(bond_sizes(_modes(order, unit), unit.sites[0].numel))
         sizes = sorted({max(1, round(most * i / STEPS)) for i in range(1, STEPS + 1)})
-        return menu_by_building(unit, sizes, counts, build, euclidean())
+        return menu_by_building(unit, sizes, counts, build, error_in(euclidean()))
 
     return Family(menu, build, counts)
 

@@ -9,7 +9,7 @@ from torch import nn
 from ..linalg import shared_matrix
 from ..metrics import Measure
 from ..operators import Dense, Operator, transpose
-from .building import menu_by_building
+from .building import error_in, menu_by_building
 from .decomposed import wide
 from .menu import Menu
 from .rewrite import Counts, Family, Unit
@@ -23,7 +23,8 @@ def transposed_sharing(measure: Measure) -> Family:
     build = partial(_build, measure)
 
     def menu(unit: Unit) -> Menu:
-        return menu_by_building(unit, [0] if len(unit.sites) == 2 else [], _counts, build, measure)
+        sizes = [0] if len(unit.sites) == 2 else []
+        return menu_by_building(unit, sizes, _counts, build, error_in(measure))
 
     return Family(menu, build, _counts, measure, measure.needs)
 
