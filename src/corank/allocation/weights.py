@@ -50,17 +50,33 @@ def by_sensitivity(
 
 @torch.no_grad()
 def by_size(candidates: list[Candidate], family: Family) -> list[float]:
-    """One over the error of a weight that is gone, so that errors of unlike sites compare."""
+    """One over the error of a weight that is gone, so that errors of unlike sites compare.
+
+    Where the inputs' mean is known, over that about the mean: what is the same for all inputs tells
+    nothing of them, however large it is.
+    """
     weights = []
     for candidate in candidates:
         unit = candidate.unit
         losses = [
-            family.of(site).measure(site.stats).loss(op.dense().detach().float())
+            family.of(site).measure(_about_the_mean(site.stats)).loss(op.dense().detach().float())
             for site, op in zip(unit.sites, unit.ops, strict=True)
         ]
         whole = float(sum(losses))
         weights.append(1 / whole if whole > 0 else 1.0)
     return weights
+
+
+def _about_the_mean(stats: dict[str, Any]) -> dict[str, Any]:
+    """The statistics of x - E[x], where moments and mean are known."""
+    if "mean" not in stats:
+        return stats
+    mean, found = stats["mean"], dict(stats)
+    if "gram" in stats:
+        found["gram"] = stats["gram"] - torch.outer(mean, mean)
+    if "square_mean" in stats:
+        found["square_mean"] = stats["square_mean"] - mean.square()
+    return found
 
 
 @torch.no_grad()

@@ -69,6 +69,10 @@ class Look:
     finds: frozenset[str]
 
 
+#: What errors relative to outputs are compared about the mean of.
+MOMENTS = frozenset({"gram", "square_mean"})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One configured method: its parts, empty ones meaning 'as usual'.
@@ -96,7 +100,9 @@ class Recipe:
     @property
     def needs(self) -> frozenset[str]:
         """The statistics that calibration collects."""
-        return self.family.needs - (self.look.finds if self.look else frozenset())
+        compared = MOMENTS & self.family.needs and self.allocate == "relative"
+        wanted = self.family.needs | (frozenset({"mean"}) if compared else frozenset())
+        return wanted - (self.look.finds if self.look else frozenset())
 
 
 @dataclass(frozen=True)

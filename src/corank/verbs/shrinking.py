@@ -41,6 +41,8 @@ def shrink(
         params, rank = params | {"rank": rank}, None
     recipe: Recipe = registered.recipe(params)
     recipe = replace(recipe, cascade=options.cascade or recipe.cascade)
+    if isinstance(options.allocate, str):
+        recipe = replace(recipe, allocate=options.allocate)
     every, left_out = survey(model, options.seed)
     sites = choose_sites(every, left_out, options.targets)
     refused = {r.name: r.reason for r in left_out}
