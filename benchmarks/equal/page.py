@@ -38,6 +38,11 @@ share a pass, timed with the first. Speed is tokens per second over the dense bf
 batch, interleaved rounds."""
 
 
+WHY = """\
+`auto` takes what is nearest to the original's outputs on tuning text of the first domain. Elsewhere
+a method may, by chance, come out better than the original itself, as some do on the language model
+out of domain; auto does not look for that."""
+
 CLAIMS = """\
 What a paper says of one method beside another, at equal bytes on these two models. A claim holds at
 a size where the first side is better in and out of domain; one calibration seed, so near ties mean
@@ -55,7 +60,7 @@ def render(
     shares = ", ".join(f"{share:.0%}" for share in sorted(SHARES, reverse=True))
     parts, plots = [INTRODUCTION.format(shares=shares, among=among)], {}
     if judged := judge(tables, MODELS):
-        parts += ["## Targets", table(["what", "to reach", "reached", ""], judged)]
+        parts += ["## Targets", table(["what", "to reach", "reached", ""], judged), WHY]
     if claims := render_claims(tables, MODELS, claim_row(sizes or {})):
         parts += ["## Claims of papers, tried small", CLAIMS, claims]
     for model, measure in MODELS.items():
