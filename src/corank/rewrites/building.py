@@ -41,9 +41,9 @@ def error_in(measure: Measure) -> Error:
 
 def relative_distance(unit: Unit, made: Sequence[Operator]) -> float:
     """||W - W'|| / ||W|| of the unit's weights together, not squared, whatever they read."""
-    pairs = [(op.dense(), now.dense()) for op, now in zip(unit.ops, made, strict=True)]
-    lost = sum(float((was.double() - now.double()).square().sum()) for was, now in pairs)
-    return sqrt(lost / sum(float(was.double().square().sum()) for was, _ in pairs))
+    old, new = ([op.dense().detach().double() for op in ops] for ops in (unit.ops, made))
+    lost = sum(float((a - b).square().sum()) for a, b in zip(old, new, strict=True))
+    return sqrt(lost / sum(float(a.square().sum()) for a in old))
 
 
 def error_of(unit: Unit, made: Sequence[Operator], measure: Measure) -> float:
