@@ -3,9 +3,9 @@
     python -m benchmarks.decode [--rounds 5] [--threads 1] [--small]
 
 A random LLaMA is rewritten in several ways; nothing here depends on what its weights are. Forms in
-codes run as they are stored and as `corank.for_inference` lays them out. Prefill
-is one pass over a prompt, decoding is one token at a time with a cache. In every round each model
-runs once; speeds are medians over rounds, over the dense model's.
+codes run as they are stored and as `corank.for_inference` lays them out. Prefill is one pass over a
+prompt, decoding is one token at a time with a cache. In every round each model runs once; speeds
+are medians over rounds, over the dense model's.
 """
 
 from __future__ import annotations

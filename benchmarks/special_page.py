@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.board.summary import number, table
+from benchmarks.board.summary import link, number, table
 from benchmarks.equal.judging import measured
 from benchmarks.special_tasks import TASKS
 from benchmarks.special_tasks.task import Special
@@ -126,13 +126,11 @@ def _judge(claim: Claim, tables: Mapping[str, Any]) -> list[str]:
     sign = 1 if task.higher else -1
     held = sum(sign * first[share] > sign * second[share] for share in shares)
     paper = METHODS[claim.key].paper
-    title = paper.title.partition(":")[0]
     texts = [
         f"{label}: " + "; ".join(f"{_percent(share)}: {number(side[share])}" for share in shares)
         for label, side in ((claim.first, first), (claim.second, second))
     ]
-    link = f"[{title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else title
-    return [link, claim.says, f"{claim.task}, {task.quality}", *texts,
+    return [link(paper.title, paper.arxiv), claim.says, f"{claim.task}, {task.quality}", *texts,
             f"{held} of {len(shares)} sizes"]  # fmt: skip
 
 

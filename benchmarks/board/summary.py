@@ -60,6 +60,12 @@ def table(header: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
 
 
+def link(title: str, arxiv: str) -> str:
+    """A paper's short title, linked where it has a number on arXiv."""
+    short = title.partition(":")[0]
+    return f"[{short}](https://arxiv.org/abs/{arxiv})" if arxiv else short
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A figure with so many decimals, or significant digits where it is large."""
     if value is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.board.summary import number, table
+from benchmarks.board.summary import link, number, table
 from benchmarks.claiming.judging import RULE, Figure, judge
 from benchmarks.claiming.listed import CLAIMS, Claim, Side
 from benchmarks.claiming.pairs import PAIRS, VALUES, WIDTH
@@ -80,7 +80,7 @@ def render_claims(results: dict[str, Any], training: str = "") -> str:
 
 def _row(claim: Claim, first: Figure, second: Figure, verdict: str) -> list[str]:
     setting = claim.first.setting
-    paper = f"[{claim.paper}](https://arxiv.org/abs/{claim.arxiv})"
+    paper = link(claim.paper, claim.arxiv)
     measured = claim.first.measure + (" (difference)" if claim.first.less else "")
     sides = [
         f"{side.setting.label}: {number(f.mean)} ± {number(f.deviation)}{_learned(side, f)}; "

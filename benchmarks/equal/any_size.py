@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.board.summary import number, table
+from benchmarks.board.summary import link, number, table
 from corank.registry import METHODS
 
 ABOUT = """\
@@ -28,14 +28,13 @@ def claim_row(tables: Mapping[str, Any]) -> list[list[str]]:
         return []
     steps = [_worse(more["measures"], less["measures"]) for more, less in pairwise(rows)]
     paper = METHODS["bitstack"].paper
-    title = paper.title.partition(":")[0]
-    link = f"[{title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else title
     sides = [
         f"{row['reached']:.0%}: {number(row['measures']['in: perplexity'])}"
         for row in (rows[0], rows[-1])
     ]
     says = "quality falls smoothly with size, one file"
-    return [[link, says, "reference LM", *sides, f"{sum(steps)} of {len(steps)} steps"]]
+    name, held = link(paper.title, paper.arxiv), f"{sum(steps)} of {len(steps)} steps"
+    return [[name, says, "reference LM", *sides, held]]
 
 
 def render_sizes(tables: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.board.summary import number, table
+from benchmarks.board.summary import link, number, table
 from benchmarks.equal.judging import better, measured
 from benchmarks.equal.more import HEALED
 from benchmarks.equal.rows import LEAST_BITS
@@ -90,8 +90,6 @@ def _row(
     claim: Claim, model: str, measure: str, sides: Sequence[Side], shares: Sequence[float]
 ) -> list[str]:
     paper = METHODS[claim.key].paper
-    title = paper.title.partition(":")[0]
-    name = f"[{title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else title
     texts = [
         f"{label}: " + "; ".join(f"{s:.0%}: {number(side[s][f'in: {measure}'])}" for s in shares)
         for label, side in zip((claim.first, claim.second), sides, strict=True)
@@ -100,7 +98,7 @@ def _row(
     held = f"{verdicts.count('both')} of {len(shares)} sizes"
     if "one" in verdicts:
         held += f", {verdicts.count('one')} in one domain"
-    return [name, claim.says, model, *texts, held]
+    return [link(paper.title, paper.arxiv), claim.says, model, *texts, held]
 
 
 def _verdict(first: Mapping[str, float], second: Mapping[str, float], measure: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from benchmarks.board.summary import number, table
+from benchmarks.board.summary import link, number, table
 from benchmarks.claiming.judging import verdict
 from benchmarks.training.entries import Entry, list_entries
 from benchmarks.training.plots import held
@@ -163,7 +163,7 @@ def _row(claim: Claim, name: str, first: Entry, second: Entry) -> list[str]:
         if all(map(math.isfinite, found)) else f"{side.name}: diverged"
         for side, found in zip((first, second), values, strict=True)
     ]  # fmt: skip
-    paper = f"[{claim.paper}](https://arxiv.org/abs/{claim.arxiv})"
+    paper = link(claim.paper, claim.arxiv)
     return [paper, f"{claim.says} ({claim.kind})", name, shown, *texts, judged]
 
 

@@ -196,59 +196,43 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
     assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
 
 
+class OneStep:
+    """Turns of one step that leaves the first layer so wide at a size."""
+
+    free, free_is_last, steps = 0, False, ()
+
+    def __init__(self, model, width):
+        self.model, self.width, self.tried = model, width, []
+
+    def roughly(self):
+        return self
+
+    def __call__(self, keep):
+        width = self.width(keep)
+        setattr(self.model, "0", torch.nn.Linear(100 * width, 100, bias=False))
+        self.tried.append(width)
+        return [width]
+
+
 def test_the_best_of_the_tries_is_what_stays():
     model = tiny_mlp()
-    sites, tried = find_sites(model), []
-
-    class Jumps:
-        """A step whose size jumps over the budget, so that a later try is worse."""
-
-        free, free_is_last, steps = 0, False, ()
-
-        def __init__(self):
-            self.model = model
-
-        def roughly(self):
-            return self
-
-        def __call__(self, keep):
-            width = 10 if keep == 1 else 6 if keep > 0.52 else 4
-            setattr(model, "0", torch.nn.Linear(100 * width, 100, bias=False))
-            tried.append(width)
-            return [width]
-
+    sites = find_sites(model)
+    jumps = OneStep(model, lambda keep: 10 if keep == 1 else 6 if keep > 0.52 else 4)
     rest = whole(model) - sum(p.numel() * 4 for p in model[0].parameters())
-    reports = turns.meet(Jumps(), sites, rest + 5 * 40000, rest)
-    assert tried[-1] == 6
-    assert len(tried) == turns.TRIES
+    reports = turns.meet(jumps, sites, rest + 5 * 40000, rest)
+    assert jumps.tried[-1] == 6
+    assert len(jumps.tried) == turns.TRIES
     assert reports == [4]
     assert model[0].in_features == 400
 
 
 def test_a_size_is_found_below_sizes_that_all_store_the_same():
     model = tiny_mlp()
-    sites, tried = find_sites(model), []
-
-    class Flat:
-        """A step that hardly stores less until it is small."""
-
-        free, free_is_last, steps = 0, False, ()
-
-        def __init__(self):
-            self.model = model
-
-        def roughly(self):
-            return self
-
-        def __call__(self, keep):
-            width = 100 - int(keep < 1) if keep > 0.19 else int(100 * keep)
-            setattr(model, "0", torch.nn.Linear(100, width, bias=False))
-            tried.append(keep)
-            return [width]
-
+    sites = find_sites(model)
+    flat = OneStep(model, lambda keep: 100 - int(keep < 1) if keep > 0.19 else int(100 * keep))
     rest = whole(model) - sum(p.numel() * 4 for p in model[0].parameters())
-    reports = turns.meet(Flat(), sites, rest + 20 * 400, rest)
-    assert 5 <= reports[0] <= 20, tried
+    reports = turns.meet(flat, sites, rest + 20 * 40000, rest)
+    assert 5 <= reports[0] <= 20, flat.tried
 
 
 def test_all_data_is_read_for_what_stays_and_little_while_a_size_is_looked_for(monkeypatch):

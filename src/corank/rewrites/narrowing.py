@@ -184,4 +184,5 @@ def unread(weight: Tensor, moment: Tensor) -> Tensor:
 
 
 def tails(energy: Tensor) -> Tensor:
+    """The sum of all but the first k energies (n,), for k = 0 to n."""
     return torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])

@@ -123,8 +123,7 @@ def _fit(
         if any(keep == other for other, _ in tried):
             break
     if best is None:
-        free = turns.steps[turns.free or 0].label if failed else None
-        why = "" if failed is None else f". With less for {free}: {failed}"
+        why = f". With less for {turns.steps[turns.free or 0].label}: {failed}" if failed else ""
         raise ValueError(
             f"the budget of {most:,} bytes for the whole model is below the smallest reached, "
             f"{min(b for _, b in tried):,}, by {' + '.join(s.label for s in turns.steps)}: raise "
