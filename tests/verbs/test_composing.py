@@ -33,6 +33,14 @@ def test_steps_are_the_verbs_in_turn():
     assert report.method == "gptq(bits=4, group=16) + eora(rank=3)"
 
 
+def test_a_repair_that_comes_first_repairs_its_own_codes():
+    model, by_name = tiny_llama(), tiny_llama()
+    corank.compress(model, [{"eora": {"group": 16}}], keep=0.6, data=tokens())
+    corank.compress(by_name, "eora", group=16, keep=0.6, data=tokens())
+    for name, value in by_name.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     "steps",
     [

@@ -54,7 +54,7 @@ def compose(model: nn.Module, steps: Sequence[Any], options: Options) -> Report:
     rest = before["bytes"] - sum(op.bytes() for op in ops)
     if options.keep is not None or options.size is not None:
         most = rest + budget_bytes(model, ops, keep=options.keep, size=options.size)
-    wants_original = options.healing() or any(step.repairs for step in listed)
+    wants_original = options.healing() or any(step.repairs for step in listed[1:])
     original = copy.deepcopy(model) if wants_original else None
     with unchanged_on_error(model, every), tempfile.TemporaryDirectory() as folder:
         first = options.statistics or Path(folder) / "first.safetensors"

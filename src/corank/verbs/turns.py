@@ -59,7 +59,7 @@ class Turns:
                 heal_minutes=0.0, heal_steps=None,
                 statistics=self.statistics if turn == 0 else None,
                 data=self.later if turn else self.options.data,
-                original=self.options.original if step.repairs else None,
+                original=self.options.original if step.repairs and turn else None,
             )  # fmt: skip
             verb, key = step.method.area, step.method.key
             reports.append(shrink(verb, self.model, key, dict(step.parameters), options))
