@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import corank
+from corank.models import find_sites, install
+from corank.operators import Dense
 from corank.report import layers
 from corank.report.layers import measure_layers, slower_layers
 
@@ -26,6 +28,14 @@ def test_one_of_each_kind_and_shape_is_timed(pair, monkeypatch):
     assert rows == [
         {"operator": "LowRank", "shape": [16, 24], "sites": 2, "speed": {"1": 1.0, "256": 1.0}}
     ]
+
+
+def test_what_stayed_dense_is_left_out(pair):
+    original, compressed = pair
+    (kept,) = find_sites(compressed, ["2"])
+    install(compressed, kept, Dense(original[2].weight.detach().clone()))
+    assert type(compressed[2]) is not nn.Linear
+    assert [row["operator"] for row in measure_layers(*pair, ["0", "2", "3"], 1)] == ["LowRank"]
 
 
 def test_speed_is_the_dense_seconds_over_the_layers(pair, monkeypatch):

@@ -65,15 +65,16 @@ GIVEN_BACK = 0.005
     Paper(
         "ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation for "
         "Efficient Model Compression",
-        "",
+        "2602.11008",
         "the authors' code (mts-ai/ROCKET): eigenvectors in whitened coordinates, the mask by a "
         "geometric mean of scores, over-pruning and recovery, the ridge fit, the formula for the "
         "atoms, the knapsack over shares and atoms for each nonzero of the relative distance of "
         "the weights, and the bound on it",
         "the knapsack is over bytes, indices included, and knows the error of what is built, where "
         "the code profiles a simpler factorisation; shares go down to a twentieth and up to all "
-        "but one, where the code has 0.3 to 0.95; five values of atoms for each nonzero, where it "
-        "has 21; codes without a zero are stored dense and none of them is pruned",
+        "but one, where the code has 0.3 to 0.95, and at the least the bound binds nothing; five "
+        "values of atoms for each nonzero, not 21; codes without a zero are stored dense and "
+        "none of them is pruned",
     ),
     area="compress",
     laws=("knapsack",),

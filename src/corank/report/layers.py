@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.linear import Linear
+from ..operators import Dense
 
 #: Rows that a layer is timed on: one token, and some sequences' worth.
 ROWS = (1, 256)
@@ -22,14 +23,17 @@ def measure_layers(
 ) -> list[dict[str, Any]]:
     """Rows {operator, shape, sites, speed}: `speed` maps a number of rows to the speed over dense.
 
-    names: the sites to look at; those that are no linear layers in both models are left out. Of
-    sites with like operators and shapes the first is timed, in interleaved rounds on random inputs
-    of the weight's dtype, and a speed is the ratio of the rounds' medians.
+    names: the sites to look at; those that are no linear layers in both models, and those whose
+    matrix is dense in both, are left out. Of sites with like operators and shapes the first is
+    timed, in interleaved rounds on random inputs of the weight's dtype, and a speed is the ratio of
+    the rounds' medians.
     """
     kinds: dict[tuple[str, tuple[int, int]], list[str]] = {}
     for name in names:
         dense, small = _find(original, name), _find(compressed, name)
-        if type(dense) is nn.Linear and isinstance(small, Linear):
+        if not (type(dense) is nn.Linear and isinstance(small, Linear)):
+            continue
+        if not isinstance(small.operator, Dense):
             key = (_kind(small), (small.out_features, small.in_features))
             kinds.setdefault(key, []).append(name)
     found = []

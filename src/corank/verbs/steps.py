@@ -43,7 +43,7 @@ class Step:
 
     @property
     def repairs(self) -> bool:
-        """Whether it leaves what earlier steps made of the weights, and puts something beside it."""
+        """Whether it leaves what earlier steps made of a weight, and puts something beside it."""
         return self.method.area == "compress" and "compensates" in self.method.laws
 
     @property
