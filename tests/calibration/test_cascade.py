@@ -27,11 +27,12 @@ def test_stages_follow_the_shared_inputs_in_order() -> None:
 def test_a_loop_that_rewrites_nothing_gets_what_collect_gives(family: str, tmp_path: Path) -> None:
     model, data = make(family), padded_batches(3)
     whole, parts = find_sites(model), find_sites(model)
-    collect(model, whole, {"gram", "abs_mean"}, data)
+    needs = {"gram", "abs_mean", "output_cosines"}
+    collect(model, whole, needs, data)
     expected = {site.name: site.stats for site in whole}
     notes: list[str] = []
     for stage in cascade(
-        model, parts, {"gram", "abs_mean"}, data, targets="compressed", spill=tmp_path, notes=notes
+        model, parts, needs, data, targets="compressed", spill=tmp_path, notes=notes
     ):
         assert any(tmp_path.iterdir())
         for site in stage:

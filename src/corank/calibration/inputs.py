@@ -65,7 +65,7 @@ class InputPass:
                 self._handles.append(module.register_forward_hook(hook))
         for path, indices in experts.items():
             module = self.model.get_submodule(path)
-            if "output_cosines" in self.needs:
+            if "output_cosines" in self.needs and path not in self.cosines:
                 self.cosines[path] = OutputCosines(count_of(module), self.device)
             hook = self._experts_hook(module, indices, self.cosines.get(path))
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
