@@ -41,6 +41,14 @@ def test_a_repair_that_comes_first_repairs_its_own_codes():
         assert torch.equal(model.state_dict()[name], value), name
 
 
+def test_a_parameter_called_rank_need_not_be_the_size():
+    model, by_name = tiny_llama(), tiny_llama()
+    corank.compress(model, [{"bitstack": {"rank": 2}}], keep=0.5, data=tokens())
+    corank.compress(by_name, "bitstack", rank=2, keep=0.5, data=tokens())
+    for name, value in by_name.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     "steps",
     [

@@ -49,7 +49,8 @@ class Step:
     @property
     def is_sized(self) -> bool:
         """Whether it says itself how much of its weights is to stay."""
-        return "keep" in self.own or "rank" in {*self.own, *self.parameters}
+        ranked = "rank" in self.parameters and self.recipe.rank is not None
+        return ranked or "keep" in self.own or "rank" in self.own
 
     def options(self, common: Options, **changed: Any) -> Options:
         """The options of its turn."""
