@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,13 +17,16 @@ from transformers import (
     PreTrainedModel,
 )
 
+import corank
 from corank.errors import FormatError
 from corank.io import attach, load, save
 from corank.io.record import FORMAT, read_header, seal
+from corank.layers import lazy
 from corank.models import densify, find_sites, install, is_rewritten, read
 from corank.operators import Dense, LowRank, Operator, normal_float, quantise_codebook
 from corank.plugin import register_with_transformers
 from tests.io import tiny
+from tests.models.families import FAMILIES, make
 
 register_with_transformers()
 
@@ -257,6 +260,25 @@ def test_no_decomposition_happens_at_load(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(torch.linalg, name, refuse)
     monkeypatch.setattr(torch, "load", refuse)
     AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5", "clip"])
+def test_weights_that_a_family_initialises_from_outside_are_left_alone(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = make(family), FAMILIES[family].inputs()
+    corank.compress(model, "modegpt", keep=0.5, data=[inputs])
+    save(model, tmp_path / "m")
+
+    def refuse(_: Operator) -> None:
+        raise AssertionError("a matrix written down at load")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lazy, "dense_of", refuse)
+        again = type(model).from_pretrained(tmp_path / "m")
+    for mine, theirs in zip(again(**inputs).values(), model(**inputs).values(), strict=True):
+        if isinstance(mine, Tensor):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "missing", "foreign"])

@@ -34,6 +34,7 @@ def lazy_dense(op: Operator, arrange: Callable[[Tensor], Tensor], shape: tuple[i
 
 class _Lazy(Tensor):
     _make: Callable[[], Tensor]
+    _is_hf_initialized = True  # transformers then leaves it as it was loaded
 
     @staticmethod
     def __new__(
