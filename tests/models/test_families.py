@@ -23,6 +23,7 @@ from corank.models import (
     stacks,
     survey,
 )
+from corank.operators import Dense, Product, Sum
 
 from .families import FAMILIES, call, full_rank, half_rank, make
 
@@ -55,6 +56,18 @@ def test_numbers_the_layers(family: str) -> None:
             if site.name.startswith(path + ".")
         ]
         assert [site.layer] == (inside or [None])
+
+
+@EVERY
+def test_the_parts_of_operators_are_no_blocks(family: str) -> None:
+    model = make(family)
+    before, (sites, _) = stacks(model), survey(model)
+    for site in sites:
+        factors = full_rank(read(model, site))
+        pair = [Product(Dense(factors.b.detach()), Dense(factors.a.detach())) for _ in range(2)]
+        install(model, site, Sum(*pair))
+    for mine, theirs in zip(stacks(model), before, strict=True):
+        assert [path for path, _ in mine.blocks] == [path for path, _ in theirs.blocks]
 
 
 @EVERY

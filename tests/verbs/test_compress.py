@@ -1,6 +1,7 @@
 """`corank.compress` on whole models: every method, the budget, the report."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from corank.models import find_sites, read
 from corank.operators import Dense, LowRank, Product
 from corank.registry import METHODS
 
+from ..models.families import FAMILIES, make
 from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
 
 #: Those that rewrite any one weight, or two; the others need experts, heads or layers that share.
@@ -224,6 +226,15 @@ def test_healing_lowers_the_output_error():
     assert healed.steps == 60
     assert error() < 0.8 * before
     assert not model.training
+
+
+@pytest.mark.parametrize("family", ["bert", "clip", "mlp"])
+def test_what_has_parts_is_healed_wherever_it_stands(family):
+    model, data = make(family), [FAMILIES[family].inputs()]
+    report = corank.quantize(model, "littlebit", data=data, heal_steps=2)
+    losses = report.sections["healing"]["losses"]
+    assert len(losses) == 2
+    assert all(map(math.isfinite, losses))
 
 
 def test_healing_minutes_are_of_the_clock_and_hold_the_originals_passes():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+
+from ..operators.operator import Operator
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,9 @@ def stacks(model: nn.Module) -> list[Stack]:
     """The outermost lists of blocks: one for a decoder, two for T5 or CLIP, none for a plain MLP.
 
     A block is a child, with children of its own and a weight matrix, of an nn.ModuleList or of an
-    nn.Sequential of two or more modules of one class.
+    nn.Sequential of two or more modules of one class. The parts of an operator are none.
     """
-    found: list[Stack] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(stack.name + ".") for stack in found)
-        if name and not inside and _repeats(module):
-            children = module.named_children()
-            found.append(Stack(name, tuple((f"{name}.{key}", child) for key, child in children)))
-    return found
+    return list(_stacks_within(model, "", set()))
 
 
 def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -49,6 +46,19 @@ def layer_of(path: str, indices: dict[str, int]) -> int | None:
     return None
 
 
+def _stacks_within(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[Stack]:
+    for key, child in module.named_children():
+        if isinstance(child, Operator) or id(child) in seen:
+            continue
+        seen.add(id(child))
+        name = prefix + key
+        if _repeats(child):
+            parts = child.named_children()
+            yield Stack(name, tuple((f"{name}.{part}", block) for part, block in parts))
+        else:
+            yield from _stacks_within(child, f"{name}.", seen)
+
+
 def _repeats(module: nn.Module) -> bool:
     children = list(module.children())
     if not children or not all(_is_block(child) for child in children):
@@ -60,5 +70,7 @@ def _repeats(module: nn.Module) -> bool:
 
 
 def _is_block(module: nn.Module) -> bool:
+    if isinstance(module, Operator):
+        return False
     has_matrix = any(parameter.ndim > 1 for parameter in module.parameters())
     return has_matrix and any(True for _ in module.children())
