@@ -133,6 +133,14 @@ def test_parameters_outside_their_range(model):
             corank.compress(model, key, keep=0.5, data=tokens(), **params)
 
 
+def test_tuning_norms_of_a_model_without_any():
+    model = tiny_mlp()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="this model has none"):
+        corank.quantize(model, "norm_tweaking", data=vectors(), heal_steps=1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_meta_model_is_refused_where_values_are_needed():
     with torch.device("meta"):
         model = tiny_llama()

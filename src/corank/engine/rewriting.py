@@ -168,7 +168,9 @@ def freeze_all_but(chosen: Trains, model: nn.Module, plan: Plan) -> None:
     or only what decides how the sites' codes are rounded."""
     model.requires_grad_(False)
     if chosen == "norms":
-        for norm in find_norms(model):
+        if not (norms := find_norms(model)):
+            raise ValueError("the method tunes norms, and this model has none: use another one")
+        for norm in norms:
             norm.requires_grad_(True)
         return
     for unit, size in zip(plan.units, plan.sizes, strict=True):
