@@ -30,6 +30,12 @@ def test_a_row_of_inputs_is_rounded_to_its_own_steps():
         RoundedInputs(Dense(w), 9)
 
 
+def test_half_precision_holds_the_products_of_rounded_inputs():
+    w, x = torch.full((3, 8), 100.0), torch.full((1, 8), 0.5)
+    op = RoundedInputs(Dense(w.half()), 8)  # 127 * 8 * 100 is beyond float16, 0.5 * 8 * 100 is not
+    torch.testing.assert_close(op(x.half()), (x @ w.mT).half())
+
+
 @pytest.mark.parametrize("make", [tiny_llama, tiny_bert], ids=["llama", "bert"])
 def test_a_whole_model_keeps_its_outliers_and_is_stored(make, tmp_path):
     model = make()

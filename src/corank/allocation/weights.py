@@ -9,6 +9,7 @@ from torch import nn
 
 from ..calibration import Batches
 from ..calibration.outputs import outputs
+from ..linalg import about_mean
 from ..models import blocks, install_together, read_biases, snapshot
 from ..rewrites import Family
 from .candidate import Candidate
@@ -73,9 +74,9 @@ def _about_the_mean(stats: dict[str, Any]) -> dict[str, Any]:
         return stats
     mean, found = stats["mean"], dict(stats)
     if "gram" in stats:
-        found["gram"] = stats["gram"] - torch.outer(mean, mean)
+        found["gram"] = about_mean(stats["gram"], mean)
     if "square_mean" in stats:
-        found["square_mean"] = stats["square_mean"] - mean.square()
+        found["square_mean"] = about_mean(stats["square_mean"], mean)
     return found
 
 

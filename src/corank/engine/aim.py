@@ -45,7 +45,7 @@ def _least_squares(model: nn.Module, site: Site, weight: Tensor, about_mean: boo
     mean, bias = site.stats["mean"].double(), read_bias(model, site)
     if about_mean:
         cross = cross - torch.outer(site.stats["wanted_mean"].double(), mean)
-        gram = gram - torch.outer(mean, mean)
+        gram = about_mean(gram, mean)
     elif bias is not None:
         cross = cross - torch.outer(bias.detach().double(), mean)
     old = weight.double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..calibration import Batches, collect
 from ..calibration.cascade import cascade
 from ..calibration.statistics import LOSS_NEEDS
+from ..errors import SiteError
 from ..models import (
     Site,
     blocks,
@@ -131,6 +133,13 @@ def _build(
         bias = _bias(model, site, op, change).to(was.dtype) if measure.centred else None
         if joint is not None:
             bias, error = joint[0][i], joint[1]
+        if not math.isfinite(error):
+            raise SiteError(
+                site.where,
+                f"its values up to {float(weight.abs().max()):.3g}, those of its inputs, or what "
+                f"the method makes of them leave the range of {weight.dtype}",
+                "Rescale the weight, or leave it out of the targets",
+            )
         convolved = joint[0][-1] if joint is not None and site.mixer is not None else None
         op = op.requires_grad_(flag) if aimed is unit else op.to(was.dtype).requires_grad_(flag)
         for part in op.modules():

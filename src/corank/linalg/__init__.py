@@ -19,7 +19,7 @@ from .shared_blocks import shared_blocks
 from .sparsification import sparsify_spectrum
 from .svd import SVDResult, exact_svd, truncated_svd
 from .sylvester import shared_matrix
-from .symmetric import add_ridge, eigh_clamped, lower_root, root_psd, sqrt_psd
+from .symmetric import about_mean, add_ridge, eigh_clamped, lower_root, root_psd, sqrt_psd
 from .tensor_train import bond_sizes, common_center, tensor_train
 from .triangular import ldu, pivoted_columns
 from .two_sided import two_sided
@@ -33,6 +33,7 @@ __all__ = [
     "SVDResult",
     "SharedBases",
     "Wrapped",
+    "about_mean",
     "add_ridge",
     "balance",
     "bond_sizes",

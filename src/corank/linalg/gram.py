@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .symmetric import about_mean
+
 _CHUNK_TOKENS = 1024
 
 
@@ -82,8 +84,7 @@ class GramAccumulator:
         The difference is taken in float64, at the rounding of the second moment.
         """
         self._check_filled()
-        mean = self.sum / self.count
-        return (self.outer_sum / self.count - torch.outer(mean, mean)).to(self.dtype)
+        return about_mean(self.outer_sum / self.count, self.sum / self.count).to(self.dtype)
 
     def merge(self, other: GramAccumulator) -> None:
         """Add the sums of `other`, as if its tokens had been added here.

@@ -152,6 +152,18 @@ def add_ridge(c: Tensor, relative: float) -> Tensor:
     return c + level * torch.eye(c.shape[0], dtype=c.dtype, device=c.device)
 
 
+def about_mean(moment: Tensor, mean: Tensor) -> Tensor:
+    """E[(x - mean) (x - mean)^T] from E[x x^T] (n, n), or its diagonal from that of it (n,).
+
+    What is constant has no variance, whatever rounding says: no diagonal is below 0.
+    """
+    if moment.ndim == 1:
+        return (moment - mean.square()).clamp_min(0)
+    found = moment - torch.outer(mean, mean)
+    found.diagonal().clamp_(min=0)
+    return found
+
+
 def check_square(c: Tensor, name: str) -> Tensor:
     """Return `c` if it is a finite square matrix, else raise TypeError or ValueError."""
     check_matrix(c, name)

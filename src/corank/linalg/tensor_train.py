@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite, working_dtype
+from .metric import in_range
 from .svd import truncated_svd
 
 
@@ -51,7 +52,7 @@ def common_center(
     Raises ValueError for an even number of modes, a rank below 1 or entries that are not finite.
     """
     check_finite(a, "a")
-    a = a.to(working_dtype(a))
+    a, scale = in_range(a.to(working_dtype(a)))
     count, *modes = a.shape
     middle = len(modes) // 2
     if len(modes) % 2 == 0:
@@ -70,6 +71,7 @@ def common_center(
             else:
                 core = _solve(left, met.flatten(2)).view(met.shape)
                 cores[k] = _solve(right, core.flatten(1, 2).mT).mT.reshape(met.shape)
+    cores[0] = cores[0] * scale
     return _even_out(cores, middle)
 
 
@@ -92,10 +94,10 @@ def _after(cores: list[Tensor], a: Tensor) -> Tensor:
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
-    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    shift = (torch.finfo(gram.dtype).eps * mean.clamp_min(1e-30)).double()
-    shifted = gram.double() + shift * torch.eye(gram.shape[-1]).to(shift)
-    return torch.linalg.solve(shifted, right.double()).to(right)
+    """The least solution of gram x = right: nothing along what the gram cannot tell from zero."""
+    rtol = gram.shape[-1] * torch.finfo(gram.dtype).eps
+    inverse = torch.linalg.pinv(gram.double(), rtol=rtol, hermitian=True)
+    return (inverse @ right.double()).to(right)
 
 
 def _descend(core: Tensor, met: Tensor, left: Tensor, right: Tensor, steps: int = 10) -> Tensor:
@@ -106,9 +108,13 @@ def _descend(core: Tensor, met: Tensor, left: Tensor, right: Tensor, steps: int 
 
     rest = met - apply(core)
     way, size = rest, rest.square().sum()
+    steepest = torch.einsum("lxx,lzz->", left, right)
     for _ in range(steps):
         moved = apply(way)
-        far = size / (way * moved).sum().clamp_min(1e-30)
+        curvature = (way * moved).sum()
+        if not curvature > torch.finfo(way.dtype).eps * steepest * way.square().sum():
+            break  # what is left is rounding
+        far = size / curvature
         core, rest = core + far * way, rest - far * moved
         before, size = size, rest.square().sum()
         way = rest + size / before.clamp_min(1e-30) * way

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import add_ridge
+from ..linalg import about_mean, add_ridge
 from .metric import Metric
 
 Statistics = Mapping[str, Tensor]
@@ -58,8 +58,7 @@ def covariance(ridge: float = 0.0) -> Measure:
     def read(stats: Statistics) -> Metric:
         if "row_counts" in stats:
             return Metric(left=_frequencies(stats["row_counts"]))
-        mean = stats["mean"]
-        return Metric(right=add_ridge(stats["gram"] - torch.outer(mean, mean), ridge))
+        return Metric(right=add_ridge(about_mean(stats["gram"], stats["mean"]), ridge))
 
     return Measure(frozenset({"gram", "mean"}), read, centred=True)
 

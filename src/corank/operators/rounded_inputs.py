@@ -15,9 +15,9 @@ from .skeleton import storable
 class RoundedInputs(Operator):
     """x -> W round(x), each row of x rounded to 2**bits - 1 even steps up to its largest magnitude.
 
-    Not a linear map, though near one: `dense()` is W. `bits` is 2..8, so that the whole numbers
-    which meet W are exact in half precision too; the row's scale multiplies what comes out. Their
-    gradient passes the rounding unchanged.
+    Not a linear map, though near one: `dense()` is W. `bits` is 2..8, so that what meets W, whole
+    numbers over 2**(bits - 1), is exact in half precision too; the row's scale multiplies what
+    comes out. Their gradient passes the rounding unchanged.
     """
 
     linear = False
@@ -32,8 +32,9 @@ class RoundedInputs(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         codes, scale = self.round(x)
-        y: Tensor = self.operator(codes)
-        return (y * scale).to(y.dtype)
+        unit = 2 ** (self.bits - 1)  # inputs within -1..1, so that no product of halves overflows
+        y: Tensor = self.operator(codes / unit)
+        return (y * (scale * unit)).to(y.dtype)
 
     def round(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Whole numbers of the shape and dtype of x (..., in), and a scale (..., 1)."""

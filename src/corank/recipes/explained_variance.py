@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..calibration.inputs import Watch
-from ..linalg import principal_components
+from ..linalg import about_mean, principal_components
 from ..models import Site
 from ..operators import LowRank, Operator, Scaled, Sum
 from ..registry import Adaptation, Paper, method
@@ -113,8 +113,7 @@ def _until_settled(tau: float, rank: int, most: int) -> Watch:
 
 
 def _covariance(stats: Mapping[str, Any]) -> Tensor:
-    mean, gram = stats["mean"].double(), stats["gram"].double()
-    return gram - torch.outer(mean, mean)
+    return about_mean(stats["gram"].double(), stats["mean"].double())
 
 
 def _total(stats: Mapping[str, Any]) -> Tensor:

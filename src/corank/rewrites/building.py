@@ -43,7 +43,8 @@ def relative_distance(unit: Unit, made: Sequence[Operator]) -> float:
     """||W - W'|| / ||W|| of the unit's weights together, not squared, whatever they read."""
     old, new = ([op.dense().detach().double() for op in ops] for ops in (unit.ops, made))
     lost = sum(float((a - b).square().sum()) for a, b in zip(old, new, strict=True))
-    return sqrt(lost / sum(float(a.square().sum()) for a in old))
+    whole = sum(float(a.square().sum()) for a in old)
+    return sqrt(lost / whole) if lost else 0.0
 
 
 def error_of(unit: Unit, made: Sequence[Operator], measure: Measure) -> float:

@@ -126,8 +126,11 @@ def _stored(codes: Tensor, held: Held) -> Operator:
 
 
 def _root(moment: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """L (n, k) with L L^T = C, and its left inverse (k, n), on the range of C."""
-    if moment is None:
+    """L (n, k) with L L^T = C, and its left inverse (k, n), on the range of C.
+
+    Where no input was anything but zero, all directions count alike.
+    """
+    if moment is None or not moment.any():
         eye = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
         return eye, eye
     values, vectors = eigh_clamped(moment.to(weight))

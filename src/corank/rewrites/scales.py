@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from .smoothing import Scales
@@ -26,7 +27,7 @@ def between(points: int) -> Scales:
     """max|x|^a / max|W|^(1 - a) for a = i / points: SmoothQuant's grid. Reads "abs_max"."""
 
     def scales(weight: Tensor, stats: Mapping[str, Tensor]) -> Iterator[Tensor]:
-        inputs, columns = _floored(stats["abs_max"]), _floored(weight.abs().amax(0))
+        inputs, columns = _floored(stats["abs_max"]), _floored(weight.abs().amax(0).float())
         for i in range(points + 1):
             alpha = i / points
             yield _centred(inputs**alpha / columns.to(inputs) ** (1 - alpha))
@@ -41,8 +42,9 @@ def by_rms(weight: Tensor, stats: Mapping[str, Tensor]) -> Iterator[Tensor]:
 
 
 def _floored(size: Tensor) -> Tensor:
-    return size.clamp_min(max(float(size.max()), 1e-30) * _LEAST)
+    largest = float(size.max())
+    return size.clamp_min(largest * _LEAST) if largest else torch.ones_like(size)
 
 
 def _centred(scale: Tensor) -> Tensor:
-    return scale / (scale.max() * scale.min()).sqrt()
+    return scale / scale.max().sqrt() / scale.min().sqrt()
