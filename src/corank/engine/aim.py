@@ -39,11 +39,11 @@ def aim(model: nn.Module, unit: Unit, centred: Sequence[bool]) -> Unit:
     return Unit(unit.sites, ops)
 
 
-def _least_squares(model: nn.Module, site: Site, weight: Tensor, about_mean: bool) -> Tensor:
+def _least_squares(model: nn.Module, site: Site, weight: Tensor, centred: bool) -> Tensor:
     """The ridge draws towards the weight as it is, so where nothing was lost nothing changes."""
     cross, gram = (site.stats[name].double() for name in ("wanted_cross", "gram"))
     mean, bias = site.stats["mean"].double(), read_bias(model, site)
-    if about_mean:
+    if centred:
         cross = cross - torch.outer(site.stats["wanted_mean"].double(), mean)
         gram = about_mean(gram, mean)
     elif bias is not None:
