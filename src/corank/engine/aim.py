@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..linalg import add_ridge
+from ..linalg import about_mean, add_ridge
 from ..models import Site, read_bias
 from ..operators import Dense
 from ..rewrites import Unit
@@ -33,8 +33,8 @@ def aim(model: nn.Module, unit: Unit, centred: Sequence[bool]) -> Unit:
     if not aimed or not all(isinstance(op, Dense) for op in unit.ops):
         return unit
     ops = [
-        Dense(_least_squares(model, site, op.dense().detach(), about_mean))
-        for site, op, about_mean in zip(unit.sites, unit.ops, centred, strict=True)
+        Dense(_least_squares(model, site, op.dense().detach(), own))
+        for site, op, own in zip(unit.sites, unit.ops, centred, strict=True)
     ]
     return Unit(unit.sites, ops)
 
