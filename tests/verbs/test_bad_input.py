@@ -39,6 +39,17 @@ def test_weights_that_are_not_finite_are_named(value):
     assert isinstance(model.model.layers[0].mlp.up_proj, nn.Linear)
 
 
+@pytest.mark.parametrize(("verb", "key"), [("compress", "svd"), ("quantize", "round_to_nearest")])
+def test_values_whose_squares_leave_the_range_are_named(verb, key):
+    model = tiny_mlp()
+    with torch.no_grad():
+        model[2].weight.mul_(1e30)
+    options = {"keep": 0.5} if verb == "compress" else {}
+    with pytest.raises(SiteError, match=r"^2 .*leave the range of torch\.float32.*Rescale"):
+        getattr(corank, verb)(model, key, **options)
+    assert type(model[0]) is nn.Linear
+
+
 def test_activations_that_are_not_finite_are_named():
     model = tiny_mlp()
     bad = vectors()
