@@ -154,6 +154,7 @@ def test_the_same_seed_gives_the_same_model():
         (["gptq", "svdd"], {"keep": 0.5}, "unknown method of compress or quantize 'svdd'.*'svd'"),
         (["lora"], {}, "unknown method of compress or quantize 'lora'"),
         ([{"gptq": {"bit": 4}}], {}, "unknown parameter of 'gptq' 'bit'.*'bits'"),
+        ([{"svd_llm": {"kep": 0.5}}], {}, "unknown parameter of 'svd_llm' 'kep'.*'keep'"),
         ([["gptq"]], {}, "a step is a method's key"),
         (["onebit"], {}, "trains by itself"),
         (["gptq", "awq"], {}, r"awq would undo what gptq makes of model\.layers\.0"),

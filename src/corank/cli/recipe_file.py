@@ -34,7 +34,7 @@ def take(parser: argparse.ArgumentParser, path: Path) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no options: write lines such as `steps: 1000`")
+        raise ValueError(f"{path} holds no options: write lines such as `seed: 1`")
     actions = {a.dest: a for a in parser._actions if a.dest not in _NOT_OF_A_RECIPE}
     values = {}
     for key, value in found.items():

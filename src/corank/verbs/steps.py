@@ -89,6 +89,9 @@ def _read(step: Any) -> Step:
     if key not in known:
         raise unknown("method of compress or quantize", str(key), known)
     method = METHODS[key]
+    for name in said:
+        if name not in method.parameters and name not in OWN:
+            raise unknown(f"parameter of {key!r}", name, [*method.parameters, *OWN])
     own = {name: v for name, v in said.items() if name in OWN and name not in method.parameters}
     made = Step(method, {name: v for name, v in said.items() if name not in own}, own)
     if made.recipe.heal is not None:
