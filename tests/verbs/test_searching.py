@@ -89,6 +89,26 @@ def test_roles_get_what_suits_them():
     assert mixing.mix(model, sites, tried, 10) == []
 
 
+@pytest.mark.parametrize("keep", [0.11, 0.13, 0.15, 0.18])
+def test_mixtures_are_within_the_budget(keep):
+    model = tiny_llama()
+    most = whole(model) - 61440 + int(keep * 61440)
+    codes = {"gptq": {"bits": BITS, "group": 16}}
+    report = corank.compress(model, "auto", keep=keep, data=tokens(), among=[codes, "corank"])
+    tried = report.sections["tried"]["whole"]
+    assert all(row["bytes"] <= most for row in tried), (most, tried)
+
+
+def test_a_size_that_is_missed_is_not_chosen(monkeypatch):
+    model = tiny_llama()
+    parts = [mixing.Part(["round_to_nearest"], 0.9, "all-linear")]
+    monkeypatch.setattr(searching, "mix", lambda *_: parts)
+    report = corank.compress(model, "auto", keep=0.1, data=tokens(), among=["svd_llm"], finalists=1)
+    assert report.method == "auto: svd_llm"
+    *_, missed = report.sections["tried"]["whole"]
+    assert "over the budget" in missed["failed"]
+
+
 def test_a_block_of_many_experts_stands_for_its_bytes_and_no_more(monkeypatch):
     model, seen = mixture(), []
     real = searching.mix

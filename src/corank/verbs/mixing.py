@@ -34,8 +34,9 @@ class Part:
 def mix(model: nn.Module, sites: Sequence[Site], tried: Sequence[Tried], most: int) -> list[Part]:
     """One composition and size for each role, of those tried, within `most` bytes by the profile.
 
-    Empty where nothing fits. Roles that get the same share a part; those that may stay as they
-    are have none.
+    Roles get what they took in the profile, which may be less than the size tried, and in
+    proportion what then is left of the budget. Empty where nothing fits. Roles that get the same
+    share a part; those that may stay as they are have none.
     """
     roles: dict[str, list[Site]] = defaultdict(list)
     for site in sites:
@@ -49,16 +50,26 @@ def mix(model: nn.Module, sites: Sequence[Site], tried: Sequence[Tried], most: i
         picks = greedy(candidates, most)
     except ValueError:
         return []
-    parts: dict[int, list[Site]] = defaultdict(list)
-    for found, menu, pick in zip(roles.values(), menus, picks, strict=True):
-        number = menu.sizes[pick]
+    parts: dict[int, list[Candidate]] = defaultdict(list)
+    for candidate, pick in zip(candidates, picks, strict=True):
+        number = candidate.menu.sizes[pick]
         if number is not None:
             assert isinstance(number, int)
-            parts[number] += found
-    return [
-        Part(tried[i].steps, tried[i].keep, f"re:^({'|'.join(re.escape(s.name) for s in found)})$")
-        for i, found in parts.items()
-    ]
+            parts[number].append(candidate)
+    took = {i: _bytes(tried[i], found) for i, found in parts.items()}
+    spent = sum(c.menu.costs[pick] for c, pick in zip(candidates, picks, strict=True))
+    left = (most - spent) / max(1, sum(took.values()))  # sizes come in steps, so some is left
+    return [_part(tried[i], found, int(took[i] * (1 + left))) for i, found in parts.items()]
+
+
+def _bytes(tried: Tried, found: Sequence[Candidate]) -> int:
+    return sum(tried.bytes[candidate.unit.sites[0].role] for candidate in found)
+
+
+def _part(tried: Tried, found: Sequence[Candidate], most: int) -> Part:
+    sites = [site for candidate in found for site in candidate.unit.sites]
+    keep = min(1.0, (most + 0.5) / sum(candidate.bytes for candidate in found))
+    return Part(tried.steps, keep, f"re:^({'|'.join(re.escape(s.name) for s in sites)})$")
 
 
 def _menu(role: str, whole: int, tried: Sequence[Tried]) -> Menu:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..calibration import Batches, batches
 from ..engine.budget import budget_bytes
+from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..models import Site, choose_sites, read, snapshot, survey
@@ -109,7 +110,9 @@ def search(
         whole = [Whole([Part(steps, keep, options.targets)]) for steps in finals]
         if parts := mix(model, found, [t for t in _best(tried) if t.errors], most):
             whole.append(Whole(parts))
-        report = _choose(model, found, whole, replace(common, progress=None), yardstick, told)
+        whole_most = most + model_sizes(model)["bytes"] - targeted
+        common = replace(common, progress=None)
+        report = _choose(model, found, whole, whole_most, common, yardstick, told)
         heal_towards(model, original, inputs, options.healing(), options, report)
     report.method = f"auto: {report.method}"
     report.sections["tried"] = {
@@ -120,10 +123,10 @@ def search(
 
 
 def _choose(
-    model: nn.Module, sites: Sequence[Site], whole: Sequence[Whole], options: Options,
+    model: nn.Module, sites: Sequence[Site], whole: Sequence[Whole], most: int, options: Options,
     yardstick: Yardstick, told: Callable[[str, float], None],
 ) -> Report:  # fmt: skip
-    """Do each to the whole model, and leave the one that is nearest."""
+    """Do each to the whole model, and leave the nearest of those within `most` bytes of it."""
     best: tuple[float, Report, Callable[[], None]] | None = None
     undo = snapshot(model, sites)
     for number, one in enumerate(whole):
@@ -132,6 +135,8 @@ def _choose(
         try:
             report = compose_parts(model, one.parts, options)
             one.method, one.bytes = report.method, report.totals["model_bytes_after"]
+            if one.bytes > most:
+                raise ValueError(f"{one.bytes:,} bytes are over the budget of {most:,}")
             one.loss = yardstick(model)
             if not isfinite(one.loss):
                 raise ValueError(f"the outputs' distance is {one.loss}")
