@@ -19,8 +19,12 @@ from corank.verbs.steps import read_steps
 
 
 def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
-    """The row's figures. Statistics that rows share are kept in `folder`."""
+    """The row's figures. Statistics that rows share are kept in `folder`.
+
+    Raises ValueError where the model that came out holds more bytes than the row is for.
+    """
     model = load(task)
+    held = whole_bytes(model)
     data, started = task.calibration(row.seed), time.process_time()
     common = {"keep": row.share, "targets": task.targets, "seed": row.seed, "data": data}
     if row.steps == (AUTO,):
@@ -33,11 +37,13 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
         common |= {"statistics": file, "heal_steps": row.healed}
         report = corank.compress(model, list(row.steps), **common)
     spent = time.process_time() - started
+    before = report.totals["bytes_before"]
+    if whole_bytes(model) > held - before + row.share * before:
+        raise ValueError(f"{whole_bytes(model):,} bytes are more than {row.share:.0%} allows")
     found = {
         "key": row.key, "label": row.label, "share": row.share, "seed": row.seed,
         "method": report.method, "bytes": report.totals["bytes_after"],
-        "dense_bytes": report.totals["bytes_before"],
-        "reached": report.totals["bytes_after"] / report.totals["bytes_before"],
+        "dense_bytes": before, "reached": report.totals["bytes_after"] / before,
         "cpu_seconds": spent, "measures": task.evaluate(in_full(model)),
         "speed": speed(task, model),
     }  # fmt: skip
@@ -51,6 +57,12 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
         found["tried"] = report.sections["tried"]["whole"]
         found["profiled"] = len(report.sections["tried"]["profile"])
     return found
+
+
+def whole_bytes(model: nn.Module) -> int:
+    """Of all parameters and buffers, each once."""
+    held = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
+    return sum(t.numel() * t.element_size() for t in held)
 
 
 def load(task: Task) -> nn.Module:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import corank
 from benchmarks.equal import any_size, claims, judging, page
 from benchmarks.equal.measure import load, measure
 from benchmarks.equal.rows import AUTO, SHARES, Row, list_healed, list_rows, list_seeds
@@ -36,6 +37,13 @@ def test_a_row_is_made_in_bfloat16_and_within_its_bytes(tmp_path):
     assert found["measures"]["in: mean cosine"] < 1
     assert load(task).dtype == torch.bfloat16
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_a_row_that_holds_more_is_refused(tmp_path, monkeypatch):
+    real = corank.compress
+    monkeypatch.setattr(corank, "compress", lambda *a, **k: real(*a, **k | {"keep": 0.6}))
+    with pytest.raises(ValueError, match="more than 50% allows"):
+        measure(Tiny(), Row(("svd",), 0.5), tmp_path)
 
 
 @pytest.mark.parametrize(
