@@ -41,6 +41,8 @@ CLAIMS = (
     Claim("eora", "gains over an SVD of what codes lose", f"eora(bits={LEAST_BITS})",
           f"lqer(bits={LEAST_BITS}, scaled=False)"),
     Claim("qera", "beats LQER", f"qera{_BITS}", f"lqer{_BITS}"),
+    Claim("qera", "beats LQER on the same codes", f"qera(bits={LEAST_BITS})",
+          f"lqer(bits={LEAST_BITS})"),
     Claim("gptq", "beats rounding to nearest", f"gptq{_BITS}", f"round_to_nearest{_BITS}"),
     Claim("awq", "beats rounding to nearest", f"awq{_BITS}", f"round_to_nearest{_BITS}"),
     Claim("blast", "beats low rank", "blast", "svd"),

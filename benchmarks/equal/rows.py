@@ -77,6 +77,7 @@ def list_rows(shares: Sequence[float] = SHARES) -> Iterator[Row]:
     coded = [(key, {"gptq": {"bits": b}}) for key in IN_CODES if key in known for b in (8, 4)]
     repaired: list[tuple[Any, ...]] = [
         ({"eora": {"bits": LEAST_BITS}},), ({"lqer": {"bits": LEAST_BITS, "scaled": False}},),
+        ({"qera": {"bits": LEAST_BITS}},), ({"lqer": {"bits": LEAST_BITS}},),
     ]  # fmt: skip
     for share in shares:
         yield from (Row(steps, share) for steps in [*first, *coded])
