@@ -249,6 +249,17 @@ def test_healing_minutes_are_of_the_clock_and_hold_the_originals_passes():
     assert healed.seconds == 9.0
 
 
+def test_healing_trains_what_was_rewritten_outside_the_blocks():
+    model = make("llama")
+    original = copy.deepcopy(model)
+    corank.compress(model, "svd", keep=0.4, targets=["lm_head"])
+    before = copy.deepcopy(model.state_dict())
+    corank.heal(model, original, [FAMILIES["llama"].inputs()], steps=2)
+    changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    assert {n for n in before if n.startswith("lm_head.")} <= changed
+    assert "model.embed_tokens.weight" not in changed
+
+
 def test_healing_trains_the_blocks_alone_and_leaves_flags_as_they_were():
     model = tiny_bert()
     original = copy.deepcopy(model)

@@ -63,7 +63,8 @@ def heal(
          + perturbation * mean over rewritten weights of max(0, max|W' - W| - epsilon)^2.
 
     Trains, with AdamW, a warm-up over the first twentieth and a cosine decay to zero, whatever
-    requires grad inside the model's blocks (everywhere, if it has none), for `minutes` or `steps`.
+    requires grad inside the model's blocks (everywhere, if it has none) and in what was rewritten
+    outside of them, for `minutes` or `steps`.
     Minutes hold everything, the original's passes too, and a step that would not fit is not begun.
     They are of `clock`, in seconds: `time.process_time` counts the processor's instead.
     data and `reading`: as in `corank.calibration.batches`. Batches are visited in a new seeded
@@ -136,7 +137,9 @@ def heal(
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
-    inside = [block for _, block in blocks(model)] or [model]
+    inside: list[nn.Module] = [block for _, block in blocks(model)]
+    rewritten = (read(model, site) for site in survey(model)[0] if is_rewritten(model, site))
+    inside = [*inside, *rewritten] if inside else [model]
     found = {id(p): p for block in inside for p in block.parameters() if p.requires_grad}
     if not found:
         raise ValueError("nothing to heal: no parameter of the model requires grad")
