@@ -32,8 +32,8 @@ ALLOCATORS: dict[str, Allocator] = {
     "sensitivity": greedy,
 }
 
-#: Those that weigh units by the influence of their blocks.
-BY_INFLUENCE = frozenset({"block_influence", "uniql"})
+#: Those that run the model: for what a unit's error costs, or for the influence of its block.
+MEASURED = frozenset({"sensitivity", "block_influence", "uniql"})
 
 
 def find_allocator(name: str | Allocator) -> Allocator:
@@ -47,7 +47,7 @@ def find_allocator(name: str | Allocator) -> Allocator:
 
 __all__ = [
     "ALLOCATORS",
-    "BY_INFLUENCE",
+    "MEASURED",
     "Allocator",
     "Candidate",
     "block_influence",

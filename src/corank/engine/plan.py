@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from ..allocation import BY_INFLUENCE, Allocator, Candidate, find_allocator, uniform
+from ..allocation import MEASURED, Candidate, find_allocator, uniform
 from ..allocation.weights import by_influence, by_sensitivity, by_size
 from ..calibration import Batches
 from ..errors import DataError, SiteError
 from ..models import Site, read
 from ..registry import Recipe
-from ..rewrites import Family, Menu, Size, Unit
+from ..rewrites import Menu, Size, Unit
 from .budget import budget_bytes
 
 
@@ -45,7 +45,6 @@ def make_plan(
     keep: float | None,
     size: str | None,
     rank: int | None,
-    allocate: str | Allocator | None = None,
     round_to: int = 1,
     inputs: Batches | None = None,
     left: Sequence[Site] = (),
@@ -74,14 +73,13 @@ def make_plan(
             raise ValueError("the method has one size and no ranks: leave rank= out")
         ranks = [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
         return Plan(every, [*ranks, *stay])
-    name = allocate or recipe.allocate
-    pick = find_allocator(name)
+    pick = find_allocator(recipe.allocate)
     candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]
     candidates += [Candidate(u, Menu([None], [u.bytes], lambda: [0.0])) for u in fixed]
     ops = [op for unit in every for op in unit.ops]
     budget = min(budget_bytes(model, ops, keep=keep, size=size), sum(c.bytes for c in candidates))
     for candidate, weight in zip(
-        candidates, _weights(name, model, candidates, recipe.family, inputs, budget), strict=True
+        candidates, _weights(model, candidates, recipe, inputs, budget), strict=True
     ):
         candidate.weight = weight
     picks = pick(candidates, budget)
@@ -126,16 +124,16 @@ def _checked(unit: Unit, rank: object) -> int:
 
 
 def _weights(
-    name: str | Allocator,
     model: nn.Module,
     candidates: list[Candidate],
-    family: Family,
+    recipe: Recipe,
     inputs: Batches | None,
     budget: int,
 ) -> list[float]:
+    name, family = recipe.allocate, recipe.family
     if name == "relative":
         return by_size(candidates, family)
-    if name != "sensitivity" and name not in BY_INFLUENCE:
+    if name not in MEASURED:
         return [1.0] * len(candidates)
     if inputs is None:
         raise DataError(f"allocate={name!r} measures the model on data: give data=")
@@ -148,4 +146,4 @@ def plan_by_shape(
     model: nn.Module, groups: Sequence[Sequence[Site]], recipe: Recipe, **budget: object
 ) -> Plan:
     """The plan of the uniform allocation, which looks at nothing but shapes."""
-    return make_plan(model, groups, recipe, allocate=uniform, **budget)  # type: ignore[arg-type]
+    return make_plan(model, groups, replace(recipe, allocate=uniform), **budget)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from ..allocation import Allocator
 from ..calibration import Batches, Loss
 from ..calibration.inputs import Watch
 from ..control import Control
@@ -78,18 +79,18 @@ class Recipe:
     """One configured method: its parts, empty ones meaning 'as usual'.
 
     `family` makes the operators; `group` says which sites are rewritten together, and leaves out
-    those that the method does not serve, which stay as they are; `allocate` names the default
-    allocator, and `rank` a default rank where the method has no budget; `cascade` takes each
-    site's inputs from the model compressed so far; `trains` leaves only the low-rank factors of the
-    rewritten sites trainable, only the norms, or only what decides how their codes are rounded;
-    `heal` is the training that follows; `look` finds the statistics that calibration cannot
-    collect. `delta`: the family rewrites W - W0, W0 being the weight of the model that this one was
-    fine-tuned from, and the result stands beside W0 as an adapter.
+    those that the method does not serve, which stay as they are; `allocate` is the default
+    allocator or its name, and `rank` a default rank where the method has no budget; `cascade` takes
+    each site's inputs from the model compressed so far; `trains` leaves only the low-rank factors
+    of the rewritten sites trainable, only the norms, or only what decides how their codes are
+    rounded; `heal` is the training that follows; `look` finds the statistics that calibration
+    cannot collect. `delta`: the family rewrites W - W0, W0 being the weight of the model that this
+    one was fine-tuned from, and the result stands beside W0 as an adapter.
     """
 
     family: Family
     group: Grouping = each_alone
-    allocate: str = "uniform"
+    allocate: str | Allocator = "uniform"
     rank: int | None = None
     cascade: Cascade | None = None
     trains: Trains | None = None

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..adapters.factorized import forget
+from ..allocation import MEASURED
 from ..calibration import Batches
 from ..engine.plan import make_plan, plan_by_shape
 from ..engine.rewriting import (
@@ -40,9 +41,11 @@ def shrink(
     if rank is not None and "rank" in registered.parameters:
         params, rank = params | {"rank": rank}, None
     recipe: Recipe = registered.recipe(params)
-    recipe = replace(recipe, cascade=options.cascade or recipe.cascade)
-    if isinstance(options.allocate, str):
-        recipe = replace(recipe, allocate=options.allocate)
+    recipe = replace(
+        recipe,
+        cascade=options.cascade or recipe.cascade,
+        allocate=options.allocate or recipe.allocate,
+    )
     every, left_out = survey(model, options.seed)
     sites = choose_sites(every, left_out, options.targets)
     refused = {r.name: r.reason for r in left_out}
@@ -52,11 +55,10 @@ def shrink(
         raise ValueError(f"{why}. Name other targets; corank.models.survey lists them all")
     seconds = {"calibration": 0.0, "factorisation": 0.0, "healing": 0.0}
     budget: dict[str, Any] = {"keep": options.keep, "size": options.size, "rank": rank}
-    allocate = options.allocate
     report = Report(
         verb, method,
         parameters=budget | params | {"seed": options.seed, "cascade": recipe.cascade,
-                                      "allocate": allocate or recipe.allocate},
+                                      "allocate": recipe.allocate},
         refused=refused, seconds=seconds, versions=versions(),
     )  # fmt: skip
     budget["round_to"] = options.round_to
@@ -67,7 +69,7 @@ def shrink(
         require_at_once(
             method, cascade=recipe.cascade,
             heal_minutes=amount.get("minutes"), heal_steps=amount.get("steps"),
-            allocate=allocate if allocate in ("sensitivity", "block_influence") else None,
+            allocate=recipe.allocate if recipe.allocate in MEASURED else None,
         )  # fmt: skip
         if not options.dry_run:
             delta = open_delta(model, options.original, sites, method)
@@ -109,9 +111,7 @@ def shrink(
         started = perf_counter()
         if delta is not None:
             delta.take_out()
-        plan = make_plan(
-            model, groups, recipe, allocate=allocate, inputs=inputs, left=left, **budget
-        )
+        plan = make_plan(model, groups, recipe, inputs=inputs, left=left, **budget)
         if recipe.cascade is None or inputs is None:
             errors = rewrite_at_once(model, plan, recipe, told)
         else:
