@@ -9,6 +9,7 @@ from torch import nn
 import corank
 from corank.errors import DataError, SiteError
 
+from ..models.families import FAMILIES, make
 from .models import tiny_llama, tiny_mlp, tokens, vectors
 
 
@@ -142,6 +143,13 @@ def test_parameters_outside_their_range(model):
     ):
         with pytest.raises(ValueError, match=next(iter(params))):
             corank.compress(model, key, keep=0.5, data=tokens(), **params)
+
+
+@pytest.mark.parametrize("method", ["svd", ["svd", "gptq"], "auto"], ids=["one", "steps", "auto"])
+def test_a_model_in_which_nothing_is_targeted(method):
+    data = [next(iter(FAMILIES["cnn"].inputs().values()))] * 2
+    with pytest.raises(ValueError, match="no targeted weight can be rewritten; .* groups"):
+        corank.compress(make("cnn"), method, keep=0.5, data=data)
 
 
 def test_tuning_norms_of_a_model_without_any():

@@ -22,7 +22,7 @@ from .places import (
 from .refusing import require_finite_leaves, require_one_matrix, require_unquantised
 from .site import Site
 from .snapshot import snapshot
-from .targets import Targets, choose_sites, find_sites, in_layers
+from .targets import Targets, choose_sites, find_sites, in_layers, require_sites
 
 __all__ = [
     "Channels",
@@ -54,6 +54,7 @@ __all__ = [
     "require_finite",
     "require_finite_leaves",
     "require_one_matrix",
+    "require_sites",
     "require_unquantised",
     "snapshot",
     "stacks",

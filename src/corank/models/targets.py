@@ -56,6 +56,15 @@ def choose_sites(sites: list[Site], refused: list[Refused], targets: Targets) ->
     return [site for site in sites if site.name in names]
 
 
+def require_sites(sites: list[Site], refused: list[Refused]) -> list[Site]:
+    """The sites, of which there are some; else ValueError, with what was refused."""
+    if not sites:
+        reasons = [f"{one.name}: {one.reason}" for one in refused][:3]
+        why = "; ".join(["no targeted weight can be rewritten", *reasons])
+        raise ValueError(f"{why}. Name other targets; corank.models.survey lists them all")
+    return sites
+
+
 def in_layers(sites: list[Site], layers: Sequence[int] | None) -> list[Site]:
     """Those of the sites that stand in these blocks; None means all.
 

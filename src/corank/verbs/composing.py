@@ -24,7 +24,7 @@ from ..engine.plan import Plan, only_sizes
 from ..engine.summary import describe_sites, model_sizes, total_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
-from ..models import Site, choose_sites, read, survey
+from ..models import Site, choose_sites, read, require_sites, survey
 from ..operators import Dense
 from ..report import Report, versions
 from ..rewrites import Unit
@@ -123,7 +123,9 @@ def _shape_of(model: nn.Module, site: Site) -> Dense:
 
 
 def _sites(model: nn.Module, step: Step, options: Options) -> list[Site]:
-    return choose_sites(*survey(model, options.seed), step.own.get("targets", options.targets))
+    every, left_out = survey(model, options.seed)
+    targets = step.own.get("targets", options.targets)
+    return require_sites(choose_sites(every, left_out, targets), left_out)
 
 
 def _held(options: Options) -> Batches | None:

@@ -18,7 +18,7 @@ from ..engine.budget import budget_bytes
 from ..engine.summary import model_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
-from ..models import Site, choose_sites, read, snapshot, survey
+from ..models import Site, choose_sites, read, require_sites, snapshot, survey
 from ..report import Report
 from .candidates import candidates, needs_the_whole
 from .mixing import Part, compose_parts, mix
@@ -87,7 +87,8 @@ def search(
     if finalists < 1:
         raise ValueError(f"finalists={finalists}: at least one composition is done to the whole")
     inputs, held = _split(options, tuning)
-    found = choose_sites(*survey(model, options.seed), options.targets)
+    every, left_out = survey(model, options.seed)
+    found = require_sites(choose_sites(every, left_out, options.targets), left_out)
     ops = [read(model, site) for site in found]
     targeted = sum(op.bytes() for op in ops)
     most = budget_bytes(model, ops, keep=options.keep, size=options.size)

@@ -24,7 +24,7 @@ from ..engine.summary import describe_plan, describe_sites, model_sizes, total_s
 from ..engine.transaction import unchanged_on_error
 from ..healing import heal
 from ..io import attach
-from ..models import choose_sites, read, require_finite, require_unquantised, survey
+from ..models import choose_sites, read, require_finite, require_sites, require_unquantised, survey
 from ..registry import Healing, Recipe, find_method
 from ..report import Report, versions
 from .calibrating import calibrate, find_stored, read_data
@@ -47,12 +47,8 @@ def shrink(
         allocate=options.allocate or recipe.allocate,
     )
     every, left_out = survey(model, options.seed)
-    sites = choose_sites(every, left_out, options.targets)
+    sites = require_sites(choose_sites(every, left_out, options.targets), left_out)
     refused = {r.name: r.reason for r in left_out}
-    if not sites:
-        reasons = [f"{name}: {reason}" for name, reason in refused.items()][:3]
-        why = "; ".join(["no targeted weight can be rewritten", *reasons])
-        raise ValueError(f"{why}. Name other targets; corank.models.survey lists them all")
     seconds = {"calibration": 0.0, "factorisation": 0.0, "healing": 0.0}
     budget: dict[str, Any] = {"keep": options.keep, "size": options.size, "rank": rank}
     report = Report(
