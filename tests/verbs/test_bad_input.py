@@ -148,7 +148,7 @@ def test_parameters_outside_their_range(model):
 @pytest.mark.parametrize("method", ["svd", ["svd", "gptq"], "auto"], ids=["one", "steps", "auto"])
 def test_a_model_in_which_nothing_is_targeted(method):
     data = [next(iter(FAMILIES["cnn"].inputs().values()))] * 2
-    with pytest.raises(ValueError, match="no targeted weight can be rewritten; .* groups"):
+    with pytest.raises(ValueError, match=r"no targeted weight can be rewritten; .* groups"):
         corank.compress(make("cnn"), method, keep=0.5, data=data)
 
 
