@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import corank
-from corank.allocation import Candidate
+from corank.allocation import Candidate, weights
 from corank.allocation.weights import by_sensitivity
 from corank.calibration import batches, collect
 from corank.calibration.outputs import outputs
@@ -381,6 +381,20 @@ def test_sensitivity_measures_units_with_the_biases_that_go_with_them():
     )
     error = candidate.menu.errors[candidate.menu.largest_within(budget)]
     assert weight == pytest.approx(change / error, rel=1e-3)
+
+
+def test_sensitivity_is_measured_on_some_batches_from_all_over(monkeypatch):
+    model, data, seen = tiny_opt(), batches(tokens(20), batch_size=4), []
+    sites = find_sites(model, ["fc1"])[:1]
+    unit = Unit(sites, [read(model, sites[0])])
+    family = METHODS["round_to_nearest"].recipe({"bits": [2, 4]}).family
+    monkeypatch.setattr(weights, "SENSED", 2)
+    monkeypatch.setattr(weights, "outputs", lambda _, some: seen.append(list(some)) or [])
+    candidate = Candidate(unit, family.menu(unit))
+    by_sensitivity(model, [candidate], family, data, unit.bytes // 2)
+    picked = range(0, len(data), -(-len(data) // 2))
+    assert [len(some) for some in seen] == [len(picked)] * 2
+    assert all(a is data[i] for a, i in zip(seen[0], picked, strict=True))
 
 
 @pytest.mark.parametrize("key", ["modegpt", "uniql"])

@@ -10,7 +10,7 @@ import corank
 from corank.calibration import batches
 from corank.errors import DataError
 from corank.verbs import mixing, searching, turns
-from corank.verbs.candidates import BITS, candidates, needs_the_whole
+from corank.verbs.candidates import BITS, candidates, needs_the_whole, sensed
 from corank.verbs.profiling import Tried, one_of_each
 from corank.verbs.yardstick import Yardstick
 
@@ -89,6 +89,16 @@ def test_roles_get_what_suits_them():
     assert mixing.mix(model, sites, tried, 10) == []
 
 
+def test_bits_are_also_spread_by_what_their_errors_do_to_the_outputs():
+    model = tiny_llama()
+    codes = {"gptq": {"bits": BITS, "group": 16}}
+    report = corank.compress(model, "auto", keep=0.15, data=tokens(), among=["svd", codes])
+    label = "gptq(bits=[2, 3, 4, 6, 8], group=16, allocate='sensitivity')"
+    assert label in {row["steps"] for row in report.sections["tried"]["whole"]}
+    assert sensed(["svd"]) is None
+    assert sensed([{"gptq": {"bits": BITS, "allocate": "ilp"}}]) is None
+
+
 @pytest.mark.parametrize("keep", [0.11, 0.13, 0.15, 0.18])
 def test_mixtures_are_within_the_budget(keep):
     model = tiny_llama()
@@ -134,7 +144,8 @@ def test_finalists_differ():
     report = corank.compress(
         tiny_llama(), "auto", keep=0.6, data=tokens(), among=[*FEW, "svd_llm", "gptq"], finalists=3
     )
-    tried = report.sections["tried"]["whole"]
+    whole_model = report.sections["tried"]["whole"]
+    tried = [row for row in whole_model if "sensitivity" not in row["steps"]]
     assert len({row["loss"] for row in tried}) == len(tried)
     assert "gptq(bits=[2, 3, 4, 6, 8])" in {row["steps"] for row in tried}
 

@@ -41,6 +41,19 @@ def needs_the_whole(steps: Sequence[Any], sites: Sequence[Site]) -> bool:
     return any(recipe.cascade is not None or _shares(recipe, sites) for recipe in recipes)
 
 
+def sensed(steps: Sequence[Any]) -> list[Any] | None:
+    """The same, with the last step's budget spread by what each weight's error does to the outputs.
+
+    None where that is not how else it would be spread: by errors relative to the weights' own
+    outputs.
+    """
+    last = read_steps(steps)[-1]
+    if last.recipe.allocate != "relative" or "allocate" in last.own:
+        return None
+    said = {**last.parameters, **last.own, "allocate": "sensitivity"}
+    return [*steps[:-1], {last.method.key: said}]
+
+
 def _shares(recipe: Recipe, sites: Sequence[Site]) -> bool:
     try:
         groups = recipe.group(sites)

@@ -20,7 +20,7 @@ from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..models import Site, choose_sites, read, require_sites, snapshot, survey
 from ..report import Report
-from .candidates import candidates, needs_the_whole
+from .candidates import candidates, needs_the_whole, sensed
 from .mixing import Part, compose_parts, mix
 from .options import Options
 from .profiling import Profile, Tried
@@ -71,10 +71,11 @@ def search(
 
     Each candidate is first done to one block at the wanted size (`Profile`); the structures that
     do best there are tried in 8 and 4 bits too; the best have curves over sizes, from which roles
-    may get different compositions. The `finalists` best, the mixture, and whatever goes from block
-    to block or shares between blocks are done to the whole model and judged by the distance of its
-    outputs to the original's on the tuning data: KL divergence of logits, else relative squared
-    error. The choice depends on data and seed alone.
+    may get different compositions. The `finalists` best, the mixture, the best whose bits the
+    sensitivity of the model can spread, and whatever goes from block to block or shares between
+    blocks are done to the whole model and judged by the distance of its outputs to the original's
+    on the tuning data: KL divergence of logits, else relative squared error. The choice depends on
+    data and seed alone.
 
     tuning: data like `data` and apart from it; default: every eighth batch of `data`, which is
         then held out from calibration. among: keys of methods, or compositions; default: every
@@ -108,6 +109,7 @@ def search(
             reasons = "; ".join(f"{t.label}: {t.failed}" for t in tried[:3])
             raise ValueError(f"no candidate applies at this size: {reasons}")
         finals = [t.steps for t in chosen] + [s for s in listed if needs_the_whole(s, found)]
+        finals += [steps for t in chosen if (steps := sensed(t.steps))][:1]
         whole = [Whole([Part(steps, keep, options.targets)]) for steps in finals]
         if parts := mix(model, found, [t for t in _best(tried) if t.errors], most):
             whole.append(Whole(parts))
