@@ -27,7 +27,8 @@ def cut(model: nn.Module, size: str, shared: Collection[str] = ()) -> dict[str, 
     if not found:
         raise ValueError(
             "the model holds no weight in terms that can be dropped: make it so by "
-            "corank.compress(model, 'bitstack', keep=1.0, ...)"
+            "corank.compress(model, 'bitstack', keep=1.0, ...); channels that 'uniql' sorted go by "
+            "corank.cut(model, keep=...)"
         )
     wanted, in_bytes = parse_size(size)
     if not in_bytes:
