@@ -16,14 +16,21 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def judge(tables: Mapping[str, Any], models: Mapping[str, str]) -> list[list[str]]:
-    """Rows [what, to reach, reached, met or not met]; `models` has each one's main measure."""
+    """Rows [what, to reach, reached, met or not met]; `models` has each one's main measure.
+
+    A target that is out of reach of the original itself is said to be.
+    """
     found = []
     for model, measure in models.items():
+        dense = next(
+            (row["measures"] for row in tables.get(model, []) if row["key"] == "dense"), {}
+        )
         rows = measured(tables.get(model, []))
         for share in sorted({row["share"] for row in rows}, reverse=True):
             for domain in DOMAINS:
                 at = [row for row in rows if row["share"] == share]
-                found += _judge(model, at, share, domain, f"{domain}: {measure}")
+                name = f"{domain}: {measure}"
+                found += _judge(model, at, share, domain, name, dense.get(name))
     return found
 
 
@@ -48,7 +55,9 @@ def is_single(row: Mapping[str, Any]) -> bool:
     return row["label"] != AUTO and " + " not in row["label"]
 
 
-def _judge(model: str, rows: Rows, share: float, domain: str, measure: str) -> list[list[str]]:
+def _judge(
+    model: str, rows: Rows, share: float, domain: str, measure: str, dense: float | None
+) -> list[list[str]]:
     auto = next((row for row in rows if row["label"] == AUTO), None)
     if auto is None:
         return []
@@ -57,10 +66,12 @@ def _judge(model: str, rows: Rows, share: float, domain: str, measure: str) -> l
     name = auto["method"].removeprefix("auto: ")
     if (single := best([r for r in rows if is_single(r)], measure)) is not None:
         other = single["measures"][measure]
+        mark = MARKS[met := better(measure, value, other)]
+        if not met and dense is not None and not better(measure, dense, other):
+            mark += f": the original has {number(dense)}"
         made.append([
             f"{where} of auto, beside the best single method",
-            f"{number(other)} ({single['label']})", f"{number(value)} ({name})",
-            MARKS[better(measure, value, other)],
+            f"{number(other)} ({single['label']})", f"{number(value)} ({name})", mark,
         ])  # fmt: skip
     plain = [r for r in rows if r["label"].partition("(")[0] in PLAIN and is_single(r)]
     if share <= LOW and (codes := best(plain, measure)) is not None:

@@ -62,6 +62,18 @@ def test_auto_is_judged_by_the_best_single_method_and_by_plain_codes(auto, verdi
     assert judging.judge({"MiniLM": rows[:3]}, {"MiniLM": "mean cosine"}) == []
 
 
+@pytest.mark.parametrize(
+    ("dense", "said"), [(0.89, "not met: the original has 0.890"), (1, "not met")]
+)
+def test_what_the_original_does_not_reach_is_said(dense, said):
+    rows = [
+        row("gptq", 0.4, 0.9), row(AUTO, 0.4, 0.88, method="auto: x"),
+        {"key": "dense", "measures": {"in: mean cosine": dense, "out: mean cosine": dense}},
+    ]  # fmt: skip
+    found = judging.judge({"MiniLM": rows}, {"MiniLM": "mean cosine"})
+    assert [line[3] for line in found] == [said, said]
+
+
 def test_less_perplexity_is_better():
     assert judging.better("in: perplexity", 3.0, 4.0)
     assert not judging.better("in: mean cosine", 3.0, 4.0)
