@@ -14,6 +14,7 @@ from torch import nn
 import corank
 from benchmarks.board.tasks import Task
 from benchmarks.equal.rows import AMONG, AUTO, TRAINED, Row
+from corank.engine.summary import model_sizes
 from corank.report.speed import measure_speed
 from corank.verbs.steps import read_steps
 
@@ -24,7 +25,7 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
     Raises ValueError where the model that came out holds more bytes than the row is for.
     """
     model = load(task)
-    held = whole_bytes(model)
+    held = model_sizes(model)["bytes"]
     data, started = task.calibration(row.seed), time.process_time()
     common = {"keep": row.share, "targets": task.targets, "seed": row.seed, "data": data}
     if row.steps == (AUTO,):
@@ -38,8 +39,8 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
         report = corank.compress(model, list(row.steps), **common)
     spent = time.process_time() - started
     before = report.totals["bytes_before"]
-    if whole_bytes(model) > held - before + row.share * before:
-        raise ValueError(f"{whole_bytes(model):,} bytes are more than {row.share:.0%} allows")
+    if (bytes_ := model_sizes(model)["bytes"]) > held - before + row.share * before:
+        raise ValueError(f"{bytes_:,} bytes are more than {row.share:.0%} allows")
     found = {
         "key": row.key, "label": row.label, "share": row.share, "seed": row.seed,
         "method": report.method, "bytes": report.totals["bytes_after"],
@@ -57,12 +58,6 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
         found["tried"] = report.sections["tried"]["whole"]
         found["profiled"] = len(report.sections["tried"]["profile"])
     return found
-
-
-def whole_bytes(model: nn.Module) -> int:
-    """Of all parameters and buffers, each once."""
-    held = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
-    return sum(t.numel() * t.element_size() for t in held)
 
 
 def load(task: Task) -> nn.Module:

@@ -40,8 +40,8 @@ batch, interleaved rounds."""
 
 WHY = """\
 `auto` takes what is nearest to the original's outputs on tuning text, which for the language model
-is of the first domain. Where a method comes out better than the original itself, as some do there,
-that is by chance, and not what auto looks for."""
+is of the first domain. It does not look for what is better than the original itself, as some
+methods are there, on other calibration text too."""
 
 CLAIMS = """\
 What a paper says of one method beside another, at equal bytes on these two models. A claim holds at

@@ -33,18 +33,17 @@ def test_steps_are_the_verbs_in_turn():
     assert report.method == "gptq(bits=4, group=16) + eora(rank=3)"
 
 
-def test_a_repair_that_comes_first_repairs_its_own_codes():
+@pytest.mark.parametrize(
+    ("key", "said", "keep"),
+    [
+        ("eora", {"group": 16}, 0.6),  # nothing comes before that it could repair
+        ("bitstack", {"rank": 2}, 0.5),  # its rank is not its size
+    ],
+)
+def test_a_step_by_itself_is_the_method(key, said, keep):
     model, by_name = tiny_llama(), tiny_llama()
-    corank.compress(model, [{"eora": {"group": 16}}], keep=0.6, data=tokens())
-    corank.compress(by_name, "eora", group=16, keep=0.6, data=tokens())
-    for name, value in by_name.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
-
-
-def test_a_parameter_called_rank_need_not_be_the_size():
-    model, by_name = tiny_llama(), tiny_llama()
-    corank.compress(model, [{"bitstack": {"rank": 2}}], keep=0.5, data=tokens())
-    corank.compress(by_name, "bitstack", rank=2, keep=0.5, data=tokens())
+    corank.compress(model, [{key: said}], keep=keep, data=tokens())
+    corank.compress(by_name, key, keep=keep, data=tokens(), **said)
     for name, value in by_name.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
