@@ -48,6 +48,15 @@ def test_a_step_by_itself_is_the_method(key, said, keep):
         assert torch.equal(model.state_dict()[name], value), name
 
 
+def test_a_repair_that_comes_first_has_codes_of_its_own_where_healing_follows():
+    model = tiny_llama()
+    report = corank.compress(
+        model, [{"eora": {"group": 16}}], keep=0.6, data=tokens(), heal_steps=1
+    )
+    assert report.totals["bytes_after"] <= 0.6 * report.totals["bytes_before"]
+    assert any(isinstance(part, Quantised) for part in model.modules())
+
+
 @pytest.mark.parametrize(
     "steps",
     [
