@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +15,11 @@ from ..calibration import Batches, batches
 from ..calibration.data import to_device
 from ..calibration.outputs import main_output
 from ..calibration.running import call, device_of, untouched
-from ..models import blocks, is_rewritten, read, survey
+from ..models import is_rewritten, read, survey
 from ..operators import Operator
+from .descent import Descent
 from .features import block_features
 from .losses import channel_loss, feature_loss, output_loss, perturbation_loss, token_mask
-
-WARM_UP = 0.05
-BETAS = (0.9, 0.98)  # some hundred steps: the usual 0.999 would average over all of them
 
 
 @dataclass
@@ -50,6 +47,7 @@ def heal(
     channels: float = 0.0,
     perturbation: float = 0.0,
     epsilon: float = 0.0,
+    scales: bool = True,
     seed: int = 0,
     clock: Callable[[], float] = perf_counter,
     progress: Callable[[str, float], None] | None = None,
@@ -62,9 +60,10 @@ def heal(
          + output * KL(original || model) of the logits (relative squared error without logits)
          + perturbation * mean over rewritten weights of max(0, max|W' - W| - epsilon)^2.
 
-    Trains, with AdamW, a warm-up over the first twentieth and a cosine decay to zero, whatever
-    requires grad inside the model's blocks (everywhere, if it has none) and in what was rewritten
-    outside of them, for `minutes` or `steps`.
+    Trains, with AdamW in float32, a warm-up over the first twentieth and a cosine decay to zero,
+    whatever requires grad inside the model's blocks (everywhere, if it has none) and in what was
+    rewritten outside of them, for `minutes` or `steps`. Codes stay as they are; their `scales` and
+    codebooks train, by steps relative to their own size.
     Minutes hold everything, the original's passes too, and a step that would not fit is not begun.
     They are of `clock`, in seconds: `time.process_time` counts the processor's instead.
     data and `reading`: as in `corank.calibration.batches`. Batches are visited in a new seeded
@@ -77,13 +76,9 @@ def heal(
         raise ValueError("say how long to heal by exactly one of minutes= and steps=")
     started = clock()
     held = data if isinstance(data, Batches) else batches(data, **{"by_length": True} | reading)
-    trained = _trained(model)
+    descent = Descent(model, learning_rate, scales)
     told = progress or (lambda stage, fraction: None)
     pairs = list(_pairs(model, original)) if perturbation else []
-    fused = all(p.device.type in ("cpu", "cuda") for p in trained)
-    optimizer = torch.optim.AdamW(
-        trained, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=fused
-    )
     healed, begun = Healed(), clock()
 
     def fraction() -> float:
@@ -95,9 +90,8 @@ def heal(
         return (now - started + coming) / (60 * minutes)
 
     with (
-        _restored_on_error(trained),
+        descent.alone(model),
         _quiet(model),
-        _training_only(model, trained),
         untouched(original),
         block_features(model) as mine,
         block_features(original) as theirs,
@@ -107,8 +101,6 @@ def heal(
             if done >= 1:
                 break
             told("healing", done)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _schedule(done)
             with torch.no_grad():
                 expected = call(original, batch)
             found = call(model, batch)
@@ -126,24 +118,11 @@ def heal(
                     f"healing: the loss is {float(loss.detach())} at step {healed.steps}. "
                     "Lower learning_rate, or look for inputs that overflow"
                 )
-            optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
+            descent.step(done)
             healed.losses.append(float(loss.detach()))
-    optimizer.zero_grad()
     healed.seconds = clock() - started
     return healed
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    inside: list[nn.Module] = [block for _, block in blocks(model)]
-    rewritten = (read(model, site) for site in survey(model)[0] if is_rewritten(model, site))
-    inside = [*inside, *rewritten] if inside else [model]
-    found = {id(p): p for block in inside for p in block.parameters() if p.requires_grad}
-    if not found:
-        raise ValueError("nothing to heal: no parameter of the model requires grad")
-    return list(found.values())
 
 
 def _pairs(model: nn.Module, original: nn.Module) -> Iterator[tuple[Operator, Tensor]]:
@@ -151,12 +130,6 @@ def _pairs(model: nn.Module, original: nn.Module) -> Iterator[tuple[Operator, Te
     for site in survey(model)[0]:
         if is_rewritten(model, site):
             yield read(model, site), read(original, site).dense().detach()
-
-
-def _schedule(done: float) -> float:
-    if done < WARM_UP:
-        return max(done, 1e-3) / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
 
 
 def _shuffled(held: Batches, seed: int, device: torch.device) -> Iterator[Any]:
@@ -176,30 +149,3 @@ def _quiet(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-@contextmanager
-def _training_only(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
-    """Nothing else requires grad inside, so that no gradient is computed that nobody uses."""
-    wanted = {id(p) for p in trained}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in wanted]
-    for parameter in others:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _restored_on_error(parameters: list[nn.Parameter]) -> Iterator[None]:
-    before = [p.detach().clone() for p in parameters]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
-                parameter.grad = None
-        raise

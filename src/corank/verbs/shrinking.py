@@ -116,7 +116,9 @@ def shrink(
             freeze_all_but(recipe.trains, model, plan)
         seconds["factorisation"] = perf_counter() - started
         if healing and teacher is not None:
-            heal_towards(model, teacher, inputs, amount, options, report, healing)
+            heal_towards(
+                model, teacher, inputs, amount, options, report, healing, recipe.trains is None
+            )
         settle_trained(model, plan)
         report.sites = describe_sites(model, plan, errors)
         after = model_sizes(model)
@@ -130,7 +132,7 @@ def shrink(
 
 def heal_towards(
     model: nn.Module, original: nn.Module, inputs: Batches | None, amount: Mapping[str, Any],
-    options: Options, report: Report, healing: Healing | None = None,
+    options: Options, report: Report, healing: Healing | None = None, scales: bool = True,
 ) -> None:  # fmt: skip
     """Train for so many minutes or steps, if any, and say so in the report."""
     if not amount:
@@ -139,7 +141,8 @@ def heal_towards(
     healed = heal(
         model, original, inputs, **amount,
         features=how.distillation, output=how.output, seed=options.seed, channels=how.channels,
-        perturbation=how.perturbation, epsilon=how.epsilon, progress=options.progress,
+        perturbation=how.perturbation, epsilon=how.epsilon, scales=scales,
+        progress=options.progress,
     )  # fmt: skip
     report.seconds["healing"] = healed.seconds
     report.sections["healing"] = {"losses": healed.losses}
