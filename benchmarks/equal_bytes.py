@@ -22,6 +22,7 @@ from benchmarks.board.tasks import TASKS, Task
 from benchmarks.equal.measure import in_full, load, measure
 from benchmarks.equal.more import HEALED, SEEDS
 from benchmarks.equal.rows import SHARES, Row, list_healed, list_rows, list_seeds
+from benchmarks.equal.tempered import TEMPERED, list_tempered, temper
 
 RESULTS = Path(__file__).parent / "results" / "equal_bytes.json"
 SMALL = r"^(gptq|svd_llm)\b[^+]*, 40%"
@@ -40,10 +41,21 @@ def run(
     )  # fmt: skip
 
 
+def run_tempered(task: Task, results: Results, until: float) -> None:
+    """What is better than the original, and the original, at other temperatures; made anew."""
+    rows = list_tempered(results.tables, task.name, "perplexity")
+    results.set(task.name + TEMPERED, [])
+    for row in [None, *rows]:
+        if time.monotonic() < until:
+            results.add(task.name + TEMPERED, temper(task, row))
+
+
 def main() -> None:
     parser = options_of(str(__doc__), RESULTS)
     parser.add_argument("--models", default=",".join(TASKS), help="comma-separated names")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)))
+    parser.add_argument("--temperatures", action="store_true", help="nothing else: why some rows "
+                        "are better than the original")  # fmt: skip
     parser.add_argument("--small", action="store_true", help="few texts, few rows, in a minute")
     options = parser.parse_args()
     if options.small and options.out == RESULTS:
@@ -60,6 +72,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models.split(","):
             task = TASKS[name](options.small)
+            if options.temperatures:
+                run_tempered(task, results, until)
+                continue
             results.set(f"{name} sizes", vars(task.sizes))
             for kind, wanted in rows.items():
                 run(task, kind, wanted, results, Path(folder), until)

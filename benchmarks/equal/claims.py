@@ -46,7 +46,7 @@ CLAIMS = (
     Claim("gptq", "beats rounding to nearest", f"gptq{_BITS}", f"round_to_nearest{_BITS}"),
     Claim("awq", "beats rounding to nearest", f"awq{_BITS}", f"round_to_nearest{_BITS}"),
     Claim("blast", "beats low rank", "blast", "svd"),
-    Claim("littlebit", "below one bit, better than low rank in codes, of which norms are healed",
+    Claim("littlebit", "below one bit, better than low rank in codes, of which scales are healed",
           "littlebit", "kfac_svd + gptq(bits=4)", HEALED, below=1 / 16),
     Claim("monarch", "beats low rank", "monarch", "svd"),
 )  # fmt: skip

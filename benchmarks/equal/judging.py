@@ -34,6 +34,21 @@ def judge(tables: Mapping[str, Any], models: Mapping[str, str]) -> list[list[str
     return found
 
 
+def missed(
+    tables: Mapping[str, Any], model: str, measure: str
+) -> list[tuple[str, Mapping[str, Any], float]]:
+    """Where a single method is better than auto: the measure, the method's row, the original's."""
+    rows, found = measured(tables.get(model, [])), []
+    original = next((r["measures"] for r in tables.get(model, []) if r["key"] == "dense"), {})
+    for auto in (row for row in rows if row["label"] == AUTO):
+        singles = [r for r in rows if is_single(r) and r["share"] == auto["share"]]
+        for name in (f"{domain}: {measure}" for domain in DOMAINS):
+            single = best(singles, name)
+            if single and not better(name, auto["measures"][name], single["measures"][name]):
+                found.append((name, single, original[name]))
+    return found
+
+
 def measured(rows: Rows) -> list[Mapping[str, Any]]:
     """The rows that have figures at a share."""
     return [row for row in rows if "measures" in row and "share" in row]

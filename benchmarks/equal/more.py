@@ -23,8 +23,8 @@ def render_healed(tables: Mapping[str, Any], model: str, measure: str) -> list[s
     tokens = sorted({row["healing"]["tokens"] for row in rows})
     text = (
         "Healed in bfloat16 for as many tokens of the calibration text each, about "
-        f"{tokens[0]:,} with padding. Codes stay as they are, so of a model in codes norms and "
-        "biases train; `littlebit` trains its signs and scales by itself, for as many."
+        f"{tokens[0]:,} with padding. Codes stay as they are, so of a model in codes scales, "
+        "norms and biases train; `littlebit` trains its signs and scales by itself, for as many."
     )
     names = [f"{domain}: {measure}" for domain in ("in", "out")]
     sign = 1 if measure == "perplexity" else -1

@@ -13,6 +13,7 @@ from benchmarks.equal.judging import best, is_single, judge, measured
 from benchmarks.equal.memory import render_memory
 from benchmarks.equal.more import render_healed, render_seeds
 from benchmarks.equal.rows import AMONG, AUTO, SHARES, list_rows
+from benchmarks.equal.tempered import render_tempered
 from corank.verbs.candidates import candidates
 from corank.verbs.steps import read_steps
 
@@ -40,8 +41,9 @@ batch, interleaved rounds."""
 
 WHY = """\
 `auto` takes what is nearest to the original's outputs on tuning text, which for the language model
-is of the first domain. It does not look for what is better than the original itself, as some
-methods are there, on other calibration text too."""
+is of the first domain. It does not look for what is
+[better than the original itself](#better-than-the-original), as some methods are there, on other
+calibration text too."""
 
 CLAIMS = """\
 What a paper says of one method beside another, at equal bytes on these two models. A claim holds at
@@ -80,6 +82,7 @@ def render(
             at = [row for row in rows if row["share"] == share]
             parts += [f"### {share:.0%}", _table(at, measure)]
         parts += render_healed(tables, model, measure) + render_seeds(tables, model, measure)
+        parts += render_tempered(tables, model, measure)
         parts += _failed(tables[model])
     parts += render_sizes(sizes or {})
     parts += render_speed((decoding or {}).get("decode", []), (decoding or {}).get("notes", []))
