@@ -19,6 +19,9 @@ AMONG: tuple[Any, ...] = (
 )  # fmt: skip
 #: Plain codes, which everything has to be better than at a quarter of the bytes and below.
 PLAIN = ("round_to_nearest", "gptq")
+#: What has one number of bits for all weights: of these, the most that a share has room for, with
+#: what groups of 64 take beside their codes.
+ONE_WIDTH, WIDTHS, BESIDE = ("signround",), (2, 3, 4, 6, 8), 24 / 64
 #: Bits under repairs of fixed codes, which a claim compares.
 LEAST_BITS = 2
 #: Structures whose factors are also stored in codes.
@@ -72,6 +75,7 @@ class Row:
 def list_rows(shares: Sequence[float] = SHARES) -> Iterator[Row]:
     """Every row of seed 0: plain codes, all single methods, some structures in codes, auto."""
     single = [tuple(steps) for steps in [*candidates(None), *candidates(sorted(SLOW))]]
+    single = [s for s in single if read_steps(s)[0].method.key not in ONE_WIDTH]
     first = [s for s in single if read_steps(s)[0].method.key in PLAIN]
     known = {read_steps(s)[0].method.key for s in single}
     coded = [(key, {"gptq": {"bits": b}}) for key in IN_CODES if key in known for b in (8, 4)]
@@ -82,6 +86,8 @@ def list_rows(shares: Sequence[float] = SHARES) -> Iterator[Row]:
     for share in shares:
         yield from (Row(steps, share) for steps in [*first, *coded])
         yield from (Row(steps, share) for steps in [*single, *repaired] if steps not in first)
+        width = max((b for b in WIDTHS if b + BESIDE <= 16 * share), default=min(WIDTHS))
+        yield from (Row(({key: {"bits": width}},), share) for key in ONE_WIDTH)
     for share in shares:
         yield Row((AUTO,), share)
 
