@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from corank.linalg import learned_dictionary, matching_pursuit, orthonormal_dictionary
+from corank.linalg import dictionary, learned_dictionary, matching_pursuit, orthonormal_dictionary
 
 
 def matrix(m=10, n=7, seed=0):
@@ -76,6 +76,22 @@ def test_matching_pursuit_is_scikit_learns():
         expected = orthogonal_mp(d.mT.numpy(), a.mT.numpy(), n_nonzero_coefs=nonzeros)
         found = matching_pursuit(a, d, nonzeros)
         torch.testing.assert_close(found, torch.tensor(expected).mT, rtol=1e-6, atol=1e-8)
+
+
+def test_rows_are_pursued_alike_however_many_at_once(monkeypatch):
+    d = torch.nn.functional.normalize(matrix(9, 7, seed=1), dim=1)
+    a = matrix(12, 7)
+    together = matching_pursuit(a, d, 5)
+    monkeypatch.setattr(dictionary, "_AT_ONCE", 5 * 9 * 5)
+    torch.testing.assert_close(matching_pursuit(a, d, 5), together)
+
+
+def test_pursuit_of_dependent_atoms_stays_finite():
+    d = torch.nn.functional.normalize(matrix(4, 7, seed=1), dim=1)
+    d, a = torch.cat([d, d]), matrix(12, 7)
+    found = matching_pursuit(a, d, 6)
+    best = a - a @ torch.linalg.pinv(d) @ d
+    torch.testing.assert_close(a - found @ d, best, rtol=1e-5, atol=1e-6)
 
 
 def test_learning_never_makes_it_worse_and_beats_orthonormal_atoms():

@@ -8,6 +8,9 @@ from torch import Tensor
 from .checks import check_matrix, check_rank
 from .svd import exact_svd
 
+#: Numbers that a pursuit holds of its rows at a time: more of them leave the processor's cache.
+_AT_ONCE = 1 << 20
+
 
 def orthonormal_dictionary(
     a: Tensor, atoms: int, nonzeros: int, rounds: int = 20
@@ -59,21 +62,40 @@ def matching_pursuit(a: Tensor, d: Tensor, nonzeros: int) -> Tensor:
     """Codes (m, k), at most `nonzeros` in a row, of a (m, n) over atoms d (k, n) of unit length.
 
     Orthogonal matching pursuit: the atom that the residual is most along is added, and the codes
-    of all chosen are fitted again (Pati et al. 1993), for all rows at once.
+    of all chosen are fitted again (Pati et al. 1993), for many rows at once.
     """
     gram, seen = d @ d.mT, a @ d.mT
-    codes = torch.zeros_like(seen)
-    taken = torch.zeros_like(seen, dtype=torch.bool)
-    chosen = torch.empty(len(a), 0, dtype=torch.long, device=a.device)
-    for _ in range(nonzeros):
-        along = (seen - codes @ gram).abs().masked_fill(taken, -1.0)
-        chosen = torch.cat([chosen, along.argmax(1, keepdim=True)], 1)
-        taken.scatter_(1, chosen[:, -1:], True)
-        system = gram[chosen[:, :, None], chosen[:, None, :]]  # (m, t, t)
-        shift = torch.finfo(a.dtype).eps * torch.eye(chosen.shape[1]).to(system)
-        found = torch.linalg.solve(system + shift, seen.gather(1, chosen))
-        codes = torch.zeros_like(seen).scatter(1, chosen, found)
-    return codes
+    rows = max(1, _AT_ONCE // (nonzeros * len(d)))
+    return torch.cat([_pursue(gram, part, nonzeros) for part in seen.split(rows)])
+
+
+def _pursue(gram: Tensor, seen: Tensor, nonzeros: int) -> Tensor:
+    """Pursuit by the atoms' products with each other and with the rows, `seen` (m, k).
+
+    Chosen atoms are made orthonormal in turn (Gram-Schmidt); a direction is known by its products
+    with all atoms, so a step takes what it explains off the residual's products with them.
+    """
+    count, atoms = seen.shape
+    along, taken = seen.clone(), torch.zeros_like(seen, dtype=torch.bool)
+    directions = seen.new_zeros(count, nonzeros, atoms)
+    triangle = seen.new_zeros(count, nonzeros, nonzeros)  # the atoms in those directions
+    parts = seen.new_zeros(count, nonzeros)  # the rows in them
+    chosen = torch.zeros(count, nonzeros, dtype=torch.long, device=seen.device)
+    least = torch.finfo(seen.dtype).eps
+    for t in range(nonzeros):
+        new = along.abs().masked_fill(taken, -1.0).argmax(1)
+        taken.scatter_(1, new[:, None], True)
+        before = directions[:, :t]
+        shares = before.gather(2, new[:, None, None].expand(-1, t, 1))[:, :, 0]
+        length = (gram.diagonal()[new] - shares.square().sum(1)).clamp_min(least).sqrt()
+        rest = gram[new] - (shares[:, None] @ before)[:, 0]
+        directions[:, t] = rest / length[:, None]
+        parts[:, t] = along.gather(1, new[:, None])[:, 0] / length
+        along -= parts[:, t, None] * directions[:, t]
+        triangle[:, :t, t], triangle[:, t, t] = shares, length
+        chosen[:, t] = new
+    codes = torch.linalg.solve_triangular(triangle, parts[:, :, None], upper=True)[:, :, 0]
+    return torch.zeros_like(seen).scatter(1, chosen, codes)
 
 
 def _fit_atoms(a: Tensor, s: Tensor, d: Tensor) -> None:
