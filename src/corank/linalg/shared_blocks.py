@@ -32,19 +32,22 @@ def shared_blocks(
 
     u, v = draw(b, p, rank), draw(c, q, rank)
     s = torch.rand(b, c, rank, generator=generator, dtype=torch.float64).to(a)
+    rows, columns = a.transpose(1, 2).reshape(b, p, c * q), a.permute(1, 3, 0, 2).reshape(c, q, -1)
     best, least = (u, s, v), torch.inf
     for step in range(steps):
         rate = 1 - step / steps
-        error = (a - torch.einsum("ipr,ijr,jqr->ijpq", u, s, v)).norm()
+        beside = (s[:, :, None] * v).reshape(b, c * q, rank)  # row i of blocks is u_i beside_i^T
+        error = (rows - u @ beside.mT).norm()
         if error < least:
             best, least = (u, s, v), error
         shift = 0.1 * error / size.clamp_min(1e-30)
-        gram = torch.einsum("ijr,jqr,jqt,ijt->irt", s, v, v, s)
-        u = u - rate * _solve(gram, u @ gram - torch.einsum("ijpq,jqr,ijr->ipr", a, v, s), shift)
-        gram = torch.einsum("ijr,ipr,ipt,ijt->jrt", s, u, u, s)
-        v = v - rate * _solve(gram, v @ gram - torch.einsum("ijpq,ipr,ijr->jqr", a, u, s), shift)
-        gram = torch.einsum("ipr,ipt,jqr,jqt->ijrt", u, u, v, v)
-        slope = (gram @ s[..., None])[..., 0] - torch.einsum("ijpq,ipr,jqr->ijr", a, u, v)
+        gram = beside.mT @ beside
+        u = u - rate * _solve(gram, u @ gram - rows @ beside, shift)
+        beside = (s.transpose(0, 1)[:, :, None] * u).reshape(c, b * p, rank)
+        gram = beside.mT @ beside
+        v = v - rate * _solve(gram, v @ gram - columns @ beside, shift)
+        gram = (u.mT @ u)[:, None] * (v.mT @ v)
+        slope = (gram @ s[..., None])[..., 0] - ((a @ v) * u[:, None]).sum(2)
         s = s - rate * _solve(gram, slope[..., None, :], shift)[..., 0, :]
     return best
 

@@ -13,7 +13,7 @@ from .steps import read_steps
 BITS = [2, 3, 4, 6, 8]
 
 #: What takes a minute or more for a small block: tried only where it is named.
-SLOW = frozenset({"blast", "realm", "requant"})
+SLOW = frozenset({"realm", "requant"})
 
 
 def candidates(among: Sequence[Any] | None) -> list[list[Any]]:
