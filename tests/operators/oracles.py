@@ -157,6 +157,16 @@ def block_diagonal() -> Case:
 
 
 @oracle
+def block_diagonal_of_codes() -> Case:
+    codes, scale = torch.randint(0, 16, (6, 4)), rand(6, 2)
+    blocks = (codes - 8) * scale.repeat_interleave(2, 1)
+    w = torch.zeros(6, 12, dtype=torch.float64)
+    for i in range(3):
+        w[2 * i : 2 * i + 2, 4 * i : 4 * i + 4] = blocks[2 * i : 2 * i + 2]
+    return BlockDiagonal(Quantised(_packed(codes.tolist(), 4), scale, (6, 4), 4, 2), 3), w
+
+
+@oracle
 def kron_right_first() -> Case:
     p, q = rand(3, 2), rand(2, 5)
     return Kron(Dense(p), Dense(q)), torch.tensor(np.kron(p.numpy(), q.numpy()))

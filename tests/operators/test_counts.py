@@ -58,6 +58,10 @@ FLOPS: dict[str, tuple[Operator, int]] = {
     "low_rank": (low_rank(5, 6, 2), 2 * T * 2 * 11),
     "gated": (LowRank(torch.randn(5, 2), torch.randn(2, 6), torch.randn(2)), T * (44 + 2)),
     "block_diagonal": (BlockDiagonal(torch.randn(3, 2, 4)), 2 * T * 24),
+    "block_diagonal_of_codes": (
+        BlockDiagonal(quantise_uniform(torch.randn(6, 4)), 3),
+        2 * 24 + 2 * T * 24,
+    ),
     "permutation": (Permutation(torch.randperm(5)), 0),
     # q first: (2 x 5 by 3 columns), then p on 2 columns; from the left: 5 columns, then 4
     "kron": (Kron(dense(4, 3), dense(2, 5)), 2 * T * (3 * 10 + 2 * 12)),

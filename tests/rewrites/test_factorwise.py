@@ -10,6 +10,7 @@ from corank.errors import SiteError
 from corank.metrics import euclidean, second_moment
 from corank.models import Site, find_sites, read
 from corank.operators import (
+    BlockDiagonal,
     Dense,
     Diagonal,
     LowRank,
@@ -19,7 +20,12 @@ from corank.operators import (
     Sum,
     quantise_uniform,
 )
-from corank.quantizers import Quantizer, error_feedback, round_to_nearest
+from corank.quantizers import (
+    Quantizer,
+    error_feedback,
+    round_to_nearest,
+    vector_codebooks,
+)
 from corank.registry import METHODS
 from corank.rewrites import (
     Unit,
@@ -116,12 +122,46 @@ def test_terms_of_a_sum_read_the_same_and_gates_are_folded_in():
     assert torch.equal(Sum(*rest).dense(), folded.dense())
 
 
+def test_blocks_read_their_own_part_of_the_input():
+    x, blocks, mixed = inputs(), normal(4, 3, 5, seed=4), normal(IN, IN, seed=5)
+    made = quantise(Product(BlockDiagonal(blocks), Dense(mixed)), x)
+    z = x @ made.operators[1].dense().mT
+    for i, block in enumerate(blocks):
+        part = slice(5 * i, 5 * i + 5)
+        expected = GPTQ(block, site(z[:, part])).dense()
+        torch.testing.assert_close(made.operators[0].dense()[3 * i : 3 * i + 3, part], expected)
+    assert made.operators[0].bytes() < 0.5 * BlockDiagonal(blocks).bytes()
+
+
+def test_blocks_that_occur_twice_are_quantised_once():
+    one = BlockDiagonal(normal(5, 4, 4))
+    made = quantise(Sum(one, Scaled(one, 0.5)), inputs())
+    assert made.operators[0] is made.operators[1].operator
+    counted = count_factorwise(GPTQ, Unit([site(inputs())], [Sum(one, Scaled(one, 0.5))]))
+    assert counted == [(made.numel(), made.bytes())]
+
+
+def test_blocks_whose_codes_spare_nothing_stay_as_they_are():
+    op = Product(BlockDiagonal(normal(IN, 2, 1, dtype=torch.float16)), Dense(normal(IN, IN)))
+    unit = Unit([site(inputs())], [op])
+    made = quantise(op, inputs())
+    assert made.operators[0] is op.operators[0]
+    assert count_factorwise(GPTQ, unit) == [(made.numel(), made.bytes())]
+
+
+def test_blocks_that_cannot_be_below_each_other_in_codes_are_refused():
+    op = Product(BlockDiagonal(normal(4, 3, 5)), Dense(normal(IN, IN)))
+    with pytest.raises(SiteError, match="its blocks cannot be stored as a VectorQuantised"):
+        quantise(op, inputs(), vector_codebooks(2, 2))
+
+
 @pytest.mark.parametrize("quantizer", [GPTQ, round_to_nearest(5, 4, symmetric=True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_stored_is_known_from_shapes(quantizer, dtype):
     x, low = inputs(), low_rank()
     shared = Sum(Product(Dense(normal(OUT, OUT)), low), Scaled(LowRank(low.b + 1, low.a), 0.5))
-    for op in (low, shared, Product(low, Diagonal(normal(IN))), Dense(normal(OUT, IN))):
+    blocks = Product(BlockDiagonal(normal(4, 3, 5)), Diagonal(normal(IN)))
+    for op in (low, shared, blocks, Product(low, Diagonal(normal(IN))), Dense(normal(OUT, IN))):
         op = op.to(dtype)
         counted = count_factorwise(quantizer, Unit([site(x)], [op]))
         made = quantise(op, x, quantizer)
@@ -221,6 +261,26 @@ def test_a_compressed_model_is_quantised_factor_by_factor(key, tmp_path):
     assert torch.equal(again(**tokens(1)[0]).logits, model(**tokens(1)[0]).logits)
     with pytest.raises(ValueError, match="quantised already"):
         corank.quantize(model, key, data=tokens())
+
+
+@pytest.mark.parametrize("key", ["monarch", "blast"])
+def test_structures_of_blocks_go_into_codes(key, tmp_path):
+    model, data = tiny_llama(), tokens(12, 8)
+    original = copy.deepcopy(model)
+    corank.compress(model, key, keep=0.5, data=data)
+    before = {s.name: read(model, s).dense() for s in find_sites(model)}
+    report = corank.quantize(model, "gptq", bits=8, group=8, data=data)
+    assert report.totals["bytes_after"] < 0.6 * report.totals["bytes_before"]
+    for s in find_sites(model):
+        now = read(model, s).dense()
+        assert any(isinstance(part, Quantised) for part in read(model, s).modules())
+        assert (now - before[s.name]).norm() < 0.03 * before[s.name].norm()
+    assert set(corank.for_inference(copy.deepcopy(model).bfloat16())) == set()
+    losses = corank.heal(model, original, data, steps=30).losses
+    assert sum(losses[-5:]) < sum(losses[:5])
+    corank.save(model, tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(again(**tokens(1)[0]).logits, model(**tokens(1)[0]).logits)
 
 
 def test_error_feedback_in_the_metric_of_the_latents_helps_a_whole_model():

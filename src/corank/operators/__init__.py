@@ -46,6 +46,7 @@ from .quantise import (
     quantise_signs,
     quantise_ternary,
     quantise_uniform,
+    stack_rows,
 )
 from .quantised import Quantised
 from .refined import Refined
@@ -185,6 +186,7 @@ __all__ = [
     "settle",
     "smallest_sparse",
     "sparsify",
+    "stack_rows",
     "storable",
     "thin",
     "trainable",

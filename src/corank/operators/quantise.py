@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .operator import require_matrix
+from .operator import Operator, require_matrix
 from .packing import pack
 from .quantised import Quantised
 
@@ -102,6 +104,25 @@ def quantise_scales(op: Quantised, bits: int = 8, group: int = 256) -> Quantised
     """`op` with its scales quantised too, to `bits` bits in groups of `group`, row after row."""
     scale = quantise_uniform(op.scales().detach().reshape(1, -1), bits, group, symmetric=False)
     return Quantised(op.codes, scale, op.shape, op.bits, op.group, op.zero, op.levels)
+
+
+def stack_rows(parts: Sequence[Quantised]) -> Quantised:
+    """Matrices of one width, bits and groups, below each other, in the same codes.
+
+    Raises ValueError for others, and for scales in codes or levels, which each would have for
+    itself.
+    """
+    first = parts[0]
+    alike = {(op.shape[1], op.bits, op.group, op.zero is None) for op in parts}
+    own = any(isinstance(op.scale, Operator) or op.levels is not None for op in parts)
+    if len(alike) > 1 or own:
+        raise ValueError("only codes of one width, with plain scales and no levels, can be stacked")
+    zeros = [op.zero for op in parts if op.zero is not None]
+    return Quantised(
+        torch.cat([op.codes for op in parts]), torch.cat([op.scales() for op in parts]),
+        (sum(op.shape[0] for op in parts), first.shape[1]), first.bits, first.group,
+        torch.cat(zeros) if zeros else None,
+    )  # fmt: skip
 
 
 def normal_float(bits: int = 4) -> Tensor:  # (2**bits,) float32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +23,11 @@ def apply_dense(op: Operator, x: Tensor, transposed: bool = False) -> Tensor:
         weight = op.dense().to(x.dtype)
         return F.linear(x, weight.mT if transposed else weight)
 
+    return computed_again(product, x)
+
+
+def computed_again(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`product(x)`, of which the backward pass keeps x alone and computes the rest again."""
     if not torch.is_grad_enabled():
         return product(x)
     out: Tensor = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)

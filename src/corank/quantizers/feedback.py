@@ -12,7 +12,7 @@ from ..errors import SiteError
 from ..linalg import add_ridge
 from ..linalg.checks import check_finite
 from ..models import Site
-from ..operators import Operator, Quantised, pack, quantise_uniform
+from ..operators import Operator, Quantised, pack, quantise_uniform, stack_rows
 from .nearest import round_to_nearest
 from .quantizer import Quantizer
 
@@ -58,11 +58,7 @@ def row_feedback(
             target = rows[t] + feedback[:t, t] @ lost[:t]
             done.append(fit(target[None].to(weight.dtype)))
             lost[t] = rows[t] - done[t].dense()[0].to(rows)
-        zeros = [row.zero for row in done if row.zero is not None]
-        return Quantised(
-            torch.cat([row.codes for row in done]), torch.cat([row.scales() for row in done]),
-            (weight.shape[0], weight.shape[1]), bits, group, torch.cat(zeros) if zeros else None,
-        )  # fmt: skip
+        return stack_rows(done)
 
     counts = round_to_nearest(bits, group, symmetric).counts
     return Quantizer(apply, counts, frozenset({"gram"}))

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from ..errors import SiteError
 from ..models import Site
-from ..operators import Dense, LowRank, Operator, Product, Scaled, Sum
+from ..operators import (
+    BlockDiagonal,
+    Dense,
+    LowRank,
+    Operator,
+    Product,
+    Quantised,
+    Scaled,
+    Sum,
+    stack_rows,
+)
 from ..quantizers import Quantizer
 from .rewrite import Counts, Unit
 
@@ -24,11 +34,13 @@ _Done = dict[int, tuple[Tensor, Operator]]
 def factorwise(quantizer: Quantizer, unit: Unit) -> list[Operator]:
     """Each operator of a unit in few bits: a matrix as a whole, a product matrix by matrix.
 
-    Its matrices are every `Dense` and both factors of every `LowRank` (gate and mask folded into
-    the right one) within any `Product`, `Sum` and `Scaled`. The rest stays as it is: diagonals,
-    indices, sparse values, blocks. A product is gone through from its input on: what follows R
-    reads z = R' x, R' being R in few bits, so its errors count in R' C R'^T for inputs of moment
-    C. A matrix that occurs twice is quantised once, where it is met first.
+    Its matrices are every `Dense`, both factors of every `LowRank` (gate and mask folded into the
+    right one) and every block of a `BlockDiagonal`, which reads a part of the input, within any
+    `Product`, `Sum` and `Scaled`. The rest stays as it is: diagonals, indices, sparse values. A
+    product is gone through from its input on: what follows R reads z = R' x, R' being R in few
+    bits, so its errors count in R' C R'^T for inputs of moment C. A matrix that occurs twice is
+    quantised once, where it is met first. Blocks with rows so short that scales would take what
+    codes spare stay as they are.
 
     Raises SiteError where there is no matrix, or where the quantiser reads more of z than moments.
     """
@@ -85,6 +97,8 @@ def _inside(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Oper
             return Sum(*(_inside(quantizer, term, site, done) for term in op.operators))
         case Scaled():
             return Scaled(_inside(quantizer, op.operator, site, done), op.scale)
+        case BlockDiagonal(blocks=Tensor()):
+            return _blocks(quantizer, op, site, done)
     return op
 
 
@@ -118,9 +132,30 @@ def _matrix(quantizer: Quantizer, op: Dense, site: Site, done: _Done) -> Operato
     return done[id(op.weight)][1]
 
 
+def _blocks(quantizer: Quantizer, op: BlockDiagonal, site: Site, done: _Done) -> Operator:
+    blocks = op.each()
+    if not _pays(quantizer, blocks):
+        return op
+    if id(blocks) not in done:
+        _, out, into = blocks.shape
+        made: list[Quantised] = []
+        for i, block in enumerate(blocks.detach()):
+            part = slice(i * into, (i + 1) * into)
+            stats = {k: v[part, part] if k == "gram" else v[part] for k, v in site.stats.items()}
+            codes = quantizer(block, replace(site, shape=(out, into), stats=stats))
+            if not isinstance(codes, Quantised):
+                raise SiteError(
+                    site.where, f"its blocks cannot be stored as a {type(codes).__name__}",
+                    "Quantise it by another method, or call corank.merge(model) first",
+                )  # fmt: skip
+            made.append(codes)
+        done[id(blocks)] = blocks, BlockDiagonal(stack_rows(made), len(made))
+    return done[id(blocks)][1]
+
+
 def _holds_a_matrix(op: Operator) -> bool:
     match op:
-        case Dense() | LowRank():
+        case Dense() | LowRank() | BlockDiagonal(blocks=Tensor()):
             return True
         case Product() | Sum():
             return any(map(_holds_a_matrix, op.operators))
@@ -134,7 +169,7 @@ def _count(quantizer: Quantizer, op: Operator, seen: set[int]) -> Counts:
         if id(part) in seen:
             return 0, 0
         seen.add(id(part))
-        return quantizer.counts((part.shape[0], part.shape[1]), part.dtype)
+        return _coded(quantizer, part)
 
     match op:
         case Dense():
@@ -145,6 +180,18 @@ def _count(quantizer: Quantizer, op: Operator, seen: set[int]) -> Counts:
             parts = [_count(quantizer, part, seen) for part in op.operators]
         case Scaled():
             return _count(quantizer, op.operator, seen)
+        case BlockDiagonal(blocks=Tensor()) if _pays(quantizer, op.each()):
+            return matrix(op.each())
         case _:
             return op.numel(), op.bytes()
     return sum(numel for numel, _ in parts), sum(size for _, size in parts)
+
+
+def _coded(quantizer: Quantizer, part: Tensor) -> Counts:
+    """The numbers and bytes of a matrix in codes, or of blocks below each other."""
+    out, into = part.flatten(0, -2).shape
+    return quantizer.counts((out, into), part.dtype)
+
+
+def _pays(quantizer: Quantizer, blocks: Tensor) -> bool:
+    return _coded(quantizer, blocks)[1] < blocks.numel() * blocks.element_size()

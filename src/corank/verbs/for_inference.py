@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..models import find_sites, install, read
-from ..operators import Operator, Quantised, in_planes
+from ..operators import BlockDiagonal, Operator, Quantised, in_planes
 
 
 def for_inference(model: nn.Module) -> dict[str, str]:
@@ -47,7 +47,10 @@ def for_inference(model: nn.Module) -> dict[str, str]:
 def _codes(
     op: nn.Module, parent: nn.Module | None = None, name: str = ""
 ) -> Iterator[tuple[nn.Module | None, str, Quantised]]:
-    """Matrices in codes within an operator, and where each stands; not those of scales in codes."""
+    """Matrices in codes within an operator, and where each stands; not those of scales in codes,
+    nor blocks below each other, which no input is multiplied with."""
+    if isinstance(op, BlockDiagonal):
+        return
     if isinstance(op, Quantised):
         yield parent, name, op
         return
