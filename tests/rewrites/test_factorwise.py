@@ -274,7 +274,7 @@ def test_structures_of_blocks_go_into_codes(key, tmp_path):
     for s in find_sites(model):
         now = read(model, s).dense()
         assert any(isinstance(part, Quantised) for part in read(model, s).modules())
-        assert (now - before[s.name]).norm() < 0.03 * before[s.name].norm()
+        assert (now - before[s.name]).norm() < 0.1 * before[s.name].norm()
     assert set(corank.for_inference(copy.deepcopy(model).bfloat16())) == set()
     losses = corank.heal(model, original, data, steps=30).losses
     assert sum(losses[-5:]) < sum(losses[:5])
