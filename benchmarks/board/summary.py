@@ -67,7 +67,7 @@ def link(title: str, arxiv: str) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure with so many decimals, or significant digits where it is large."""
+    """A figure with so many decimals, or four digits where they are some and it is large."""
     if value is None:
         return "-"
-    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.4g}"
+    return f"{value:.{digits}f}" if abs(value) < 100 or not digits else f"{value:.4g}"

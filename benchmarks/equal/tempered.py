@@ -26,11 +26,11 @@ temperature is not explained by this."""
 
 
 def list_tempered(tables: Mapping[str, Any], model: str, measure: str) -> list[Row]:
-    """The rows that are better than both `auto` and the original where a target is missed."""
+    """The rows that are better than `auto` and the original out of domain."""
     keys = [
         single["key"]
         for name, single, dense in missed(tables, model, measure)
-        if not better(name, dense, single["measures"][name])
+        if name == f"out: {measure}" and not better(name, dense, single["measures"][name])
     ]
     return [row for row in list_rows() if row.key in keys]
 
