@@ -198,6 +198,17 @@ def row_sparse() -> Case:
 
 
 @oracle
+def row_sparse_of_codes() -> Case:
+    columns, codes = [[0, 4], [3, 1], [2, 5], [5, 0]], torch.randint(0, 16, (4, 2))
+    scale, w = rand(4, 1), torch.zeros(4, 6, dtype=torch.float64)
+    for i, row in enumerate(columns):
+        for k, j in enumerate(row):
+            w[i, j] = (int(codes[i, k]) - 8) * scale[i, 0]
+    values = Quantised(_packed(codes.tolist(), 4), scale, (4, 2), 4, 2)
+    return RowSparse(values, torch.tensor(columns, dtype=torch.uint8), 6), w
+
+
+@oracle
 def bitmap() -> Case:
     held, values = [(0, 1), (0, 4), (1, 0), (2, 2), (2, 3), (2, 4)], rand(6)
     w, bits = torch.zeros(3, 5, dtype=torch.float64), [0] * 15

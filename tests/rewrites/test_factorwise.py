@@ -16,6 +16,7 @@ from corank.operators import (
     LowRank,
     Product,
     Quantised,
+    RowSparse,
     Scaled,
     Sum,
     quantise_uniform,
@@ -149,6 +150,26 @@ def test_blocks_whose_codes_spare_nothing_stay_as_they_are():
     assert count_factorwise(GPTQ, unit) == [(made.numel(), made.bytes())]
 
 
+def test_the_numbers_of_sparse_rows_are_rounded_to_the_nearest_codes():
+    x, values = inputs(), normal(OUT, 8, seed=4)
+    columns = torch.stack([torch.randperm(IN)[:8].sort().values for _ in range(OUT)]).byte()
+    one = RowSparse(values, columns, IN)
+    op = Sum(one, Scaled(one, 0.5))
+    unit = Unit([site(x)], [Product(Dense(normal(OUT, OUT)), op)])
+    for quantizer in (GPTQ, round_to_nearest(3, 8)):
+        made = factorwise(quantizer, unit)[0]
+        sparse = made.operators[1].operators[0]
+        expected = round_to_nearest(3, 8)(values, None).dense()
+        assert torch.equal(sparse.dense().gather(1, columns.long()), expected)
+        assert torch.equal(sparse.columns, columns)
+        twice = made.operators[1].operators[1].operator
+        assert twice.values is sparse.values
+    words = Product(RowSparse(values, columns, IN), Dense(normal(IN, IN)))
+    assert quantise(words, x, vector_codebooks(2, 2)).operators[0] is words.operators[0]
+    with pytest.raises(SiteError, match="no matrix of floats"):
+        quantise(Product(RowSparse(values, columns, IN)), x, vector_codebooks(2, 2))
+
+
 def test_blocks_that_cannot_be_below_each_other_in_codes_are_refused():
     op = Product(BlockDiagonal(normal(4, 3, 5)), Dense(normal(IN, IN)))
     with pytest.raises(SiteError, match="its blocks cannot be stored as a VectorQuantised"):
@@ -161,7 +182,16 @@ def test_what_is_stored_is_known_from_shapes(quantizer, dtype):
     x, low = inputs(), low_rank()
     shared = Sum(Product(Dense(normal(OUT, OUT)), low), Scaled(LowRank(low.b + 1, low.a), 0.5))
     blocks = Product(BlockDiagonal(normal(4, 3, 5)), Diagonal(normal(IN)))
-    for op in (low, shared, blocks, Product(low, Diagonal(normal(IN))), Dense(normal(OUT, IN))):
+    columns = torch.arange(OUT).expand(OUT, OUT)[:, :6].byte()
+    sparse = Product(RowSparse(normal(OUT, 6), columns, OUT), low)
+    for op in (
+        low,
+        shared,
+        blocks,
+        sparse,
+        Product(low, Diagonal(normal(IN))),
+        Dense(normal(OUT, IN)),
+    ):
         op = op.to(dtype)
         counted = count_factorwise(quantizer, Unit([site(x)], [op]))
         made = quantise(op, x, quantizer)
@@ -263,8 +293,8 @@ def test_a_compressed_model_is_quantised_factor_by_factor(key, tmp_path):
         corank.quantize(model, key, data=tokens())
 
 
-@pytest.mark.parametrize("key", ["monarch", "blast"])
-def test_structures_of_blocks_go_into_codes(key, tmp_path):
+@pytest.mark.parametrize("key", ["monarch", "blast", "compot", "rocket"])
+def test_structures_of_blocks_and_sparse_rows_go_into_codes(key, tmp_path):
     model, data = tiny_llama(), tokens(12, 8)
     original = copy.deepcopy(model)
     corank.compress(model, key, keep=0.5, data=data)
@@ -275,7 +305,10 @@ def test_structures_of_blocks_go_into_codes(key, tmp_path):
         now = read(model, s).dense()
         assert any(isinstance(part, Quantised) for part in read(model, s).modules())
         assert (now - before[s.name]).norm() < 0.1 * before[s.name].norm()
-    assert set(corank.for_inference(copy.deepcopy(model).bfloat16())) == set()
+    running = copy.deepcopy(model).bfloat16()
+    corank.for_inference(running)
+    inner = [m for m in running.modules() if isinstance(m, (BlockDiagonal, RowSparse))]
+    assert {type(part) for m in inner for part in m.children()} == {Quantised}
     losses = corank.heal(model, original, data, steps=30).losses
     assert sum(losses[-5:]) < sum(losses[:5])
     corank.save(model, tmp_path)

@@ -60,8 +60,8 @@ def row_feedback(
             lost[t] = rows[t] - done[t].dense()[0].to(rows)
         return stack_rows(done)
 
-    counts = round_to_nearest(bits, group, symmetric).counts
-    return Quantizer(apply, counts, frozenset({"gram"}))
+    plain = round_to_nearest(bits, group, symmetric)
+    return Quantizer(apply, plain.counts, frozenset({"gram"}), plain.nearest)
 
 
 def _triangular(gram: Tensor, ridge: float) -> Tensor:
@@ -89,8 +89,8 @@ def _sequential(
         check_finite(weight, f"the weight of {site.where}")
         return _round_in_turn(weight, _weights(site, feedback), fit, group)
 
-    counts = round_to_nearest(bits, group, symmetric).counts
-    return Quantizer(apply, counts, frozenset({"gram"}))
+    plain = round_to_nearest(bits, group, symmetric)
+    return Quantizer(apply, plain.counts, frozenset({"gram"}), plain.nearest)
 
 
 def _weights(site: Site, feedback: Callable[[Tensor], Tensor]) -> Tensor:

@@ -65,7 +65,8 @@ def dictionary(
         return menu_by_building(unit, offered, counts, lambda _, k: once()(k), found)
 
     def matrices(unit: Unit, atoms: int) -> list[list[tuple[int, int]]]:
-        return [[(atoms, unit.ops[0].shape[1])]]
+        out, into = unit.ops[0].shape
+        return [[(out, held(out, atoms).in_row), (atoms, into)]]
 
     return Family(menu, build, counts, measure, measure.needs, matrices=matrices)
 

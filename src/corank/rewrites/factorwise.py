@@ -17,6 +17,7 @@ from ..operators import (
     Operator,
     Product,
     Quantised,
+    RowSparse,
     Scaled,
     Sum,
     stack_rows,
@@ -36,11 +37,11 @@ def factorwise(quantizer: Quantizer, unit: Unit) -> list[Operator]:
 
     Its matrices are every `Dense`, both factors of every `LowRank` (gate and mask folded into the
     right one) and every block of a `BlockDiagonal`, which reads a part of the input, within any
-    `Product`, `Sum` and `Scaled`. The rest stays as it is: diagonals, indices, sparse values. A
-    product is gone through from its input on: what follows R reads z = R' x, R' being R in few
-    bits, so its errors count in R' C R'^T for inputs of moment C. A matrix that occurs twice is
-    quantised once, where it is met first. Blocks with rows so short that scales would take what
-    codes spare stay as they are.
+    `Product`, `Sum` and `Scaled`. The numbers of a `RowSparse` are rounded to the nearest codes,
+    where the quantiser has such. The rest stays as it is: diagonals, indices, and blocks with rows
+    so short that scales would take what codes spare. A product is gone through from its input on:
+    what follows R reads z = R' x, R' being R in few bits, so its errors count in R' C R'^T for
+    inputs of moment C. A matrix that occurs twice is quantised once, where it is met first.
 
     Raises SiteError where there is no matrix, or where the quantiser reads more of z than moments.
     """
@@ -74,7 +75,7 @@ def _whole(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Opera
             "them is not known",
             "Quantise it by a method that reads moments, or call corank.merge(model) first",
         )
-    if not _holds_a_matrix(op):
+    if not _holds_a_matrix(op, quantizer):
         raise SiteError(
             site.where, "it holds no matrix of floats that could be quantised by itself",
             "Leave it out of the targets, or call corank.merge(model) first",
@@ -99,6 +100,10 @@ def _inside(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Oper
             return Scaled(_inside(quantizer, op.operator, site, done), op.scale)
         case BlockDiagonal(blocks=Tensor()):
             return _blocks(quantizer, op, site, done)
+        case RowSparse(values=Tensor() as values) if quantizer.nearest is not None:
+            if id(values) not in done:
+                done[id(values)] = values, quantizer.nearest(values.detach())
+            return RowSparse(done[id(values)][1], op.columns, op.into)
     return op
 
 
@@ -153,14 +158,16 @@ def _blocks(quantizer: Quantizer, op: BlockDiagonal, site: Site, done: _Done) ->
     return done[id(blocks)][1]
 
 
-def _holds_a_matrix(op: Operator) -> bool:
+def _holds_a_matrix(op: Operator, quantizer: Quantizer) -> bool:
     match op:
         case Dense() | LowRank() | BlockDiagonal(blocks=Tensor()):
             return True
+        case RowSparse(values=Tensor()):
+            return quantizer.nearest is not None
         case Product() | Sum():
-            return any(map(_holds_a_matrix, op.operators))
+            return any(_holds_a_matrix(part, quantizer) for part in op.operators)
         case Scaled():
-            return _holds_a_matrix(op.operator)
+            return _holds_a_matrix(op.operator, quantizer)
     return False
 
 
@@ -182,6 +189,9 @@ def _count(quantizer: Quantizer, op: Operator, seen: set[int]) -> Counts:
             return _count(quantizer, op.operator, seen)
         case BlockDiagonal(blocks=Tensor()) if _pays(quantizer, op.each()):
             return matrix(op.each())
+        case RowSparse(values=Tensor() as values) if quantizer.nearest is not None:
+            numel, size = matrix(values)
+            return numel, size + op.columns.numel() * op.columns.element_size()
         case _:
             return op.numel(), op.bytes()
     return sum(numel for numel, _ in parts), sum(size for _, size in parts)
