@@ -24,6 +24,8 @@ from corank.operators import (
 from corank.quantizers import (
     Quantizer,
     error_feedback,
+    feedback,
+    greedy_paths,
     round_to_nearest,
     vector_codebooks,
 )
@@ -150,24 +152,38 @@ def test_blocks_whose_codes_spare_nothing_stay_as_they_are():
     assert count_factorwise(GPTQ, unit) == [(made.numel(), made.bytes())]
 
 
-def test_the_numbers_of_sparse_rows_are_rounded_to_the_nearest_codes():
+def test_sparse_rows_are_rounded_each_on_the_moment_of_what_it_reads(monkeypatch):
     x, values = inputs(), normal(OUT, 8, seed=4)
     columns = torch.stack([torch.randperm(IN)[:8].sort().values for _ in range(OUT)]).byte()
     one = RowSparse(values, columns, IN)
     op = Sum(one, Scaled(one, 0.5))
     unit = Unit([site(x)], [Product(Dense(normal(OUT, OUT)), op)])
-    for quantizer in (GPTQ, round_to_nearest(3, 8)):
-        made = factorwise(quantizer, unit)[0]
-        sparse = made.operators[1].operators[0]
-        expected = round_to_nearest(3, 8)(values, None).dense()
-        assert torch.equal(sparse.dense().gather(1, columns.long()), expected)
+    for quantizer in (GPTQ, greedy_paths(3, 4), round_to_nearest(3, 8)):
+        made = factorwise(quantizer, unit)[0].operators[1]
+        sparse = made.operators[0]
+        for row, places, found in zip(values, columns.long(), sparse.dense(), strict=True):
+            expected = quantizer(row[None], site(x[:, places])).dense()[0]
+            torch.testing.assert_close(found[places], expected)
         assert torch.equal(sparse.columns, columns)
-        twice = made.operators[1].operators[1].operator
-        assert twice.values is sparse.values
-    words = Product(RowSparse(values, columns, IN), Dense(normal(IN, IN)))
-    assert quantise(words, x, vector_codebooks(2, 2)).operators[0] is words.operators[0]
+        assert made.operators[1].operator.values is sparse.values
+    monkeypatch.setattr(feedback, "_AT_ONCE", 5 * 8**2)
+    again = factorwise(GPTQ, unit)[0].operators[1].operators[0]
+    whole = factorwise(round_to_nearest(3, 8), unit)[0].operators[1].operators[0]
+    lost = [float((x @ (one.dense() - part.dense()).mT).square().sum()) for part in (again, whole)]
+    assert lost[0] < 0.95 * lost[1]
+
+
+def test_sparse_rows_of_what_is_never_active_or_that_no_quantiser_takes():
+    x, columns = inputs(), torch.arange(8).expand(OUT, 8).byte()
+    x[:, :8] = 0
+    one = RowSparse(normal(OUT, 8, seed=4), columns, IN)
+    found = quantise(Product(one), x).operators[0].dense()
+    expected = round_to_nearest(3, 8)(one.values.detach(), None).dense()
+    torch.testing.assert_close(found[:, :8], expected)
+    words = Product(one, Dense(normal(IN, IN)))
+    assert quantise(words, x, vector_codebooks(2, 2)).operators[0] is one
     with pytest.raises(SiteError, match="no matrix of floats"):
-        quantise(Product(RowSparse(values, columns, IN)), x, vector_codebooks(2, 2))
+        quantise(Product(one), x, vector_codebooks(2, 2))
 
 
 def test_blocks_that_cannot_be_below_each_other_in_codes_are_refused():

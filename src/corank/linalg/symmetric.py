@@ -139,7 +139,7 @@ def lower_root(c: Tensor, ridge: float) -> Tensor:
 
 
 def add_ridge(c: Tensor, relative: float) -> Tensor:
-    """c + relative * trace(c) / n * I for c (n, n), or the same on a diagonal c (n,).
+    """c + relative * trace(c) / n * I for c (..., n, n), or the same on a diagonal c (n,).
 
     Raises ValueError for a negative or non-finite `relative`.
     """
@@ -147,9 +147,9 @@ def add_ridge(c: Tensor, relative: float) -> Tensor:
         raise ValueError(f"relative ridge must be finite and >= 0, got {relative}")
     if c.ndim == 1:
         return c + relative * c.mean()
-    check_square(c, "c")
-    level = relative * c.diagonal().mean()
-    return c + level * torch.eye(c.shape[0], dtype=c.dtype, device=c.device)
+    check_square(c if c.ndim == 2 else c.flatten(0, -3)[0], "c")
+    level = relative * c.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return c + level[..., None, None] * torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
 
 
 def about_mean(moment: Tensor, mean: Tensor) -> Tensor:

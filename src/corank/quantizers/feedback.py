@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,6 +16,9 @@ from ..models import Site
 from ..operators import Operator, Quantised, pack, quantise_uniform, stack_rows
 from .nearest import round_to_nearest
 from .quantizer import Quantizer
+
+#: Numbers of the moments of sparse rows, each of which has its own, that are held at a time.
+_AT_ONCE = 1 << 22
 
 
 def error_feedback(
@@ -60,19 +64,23 @@ def row_feedback(
             lost[t] = rows[t] - done[t].dense()[0].to(rows)
         return stack_rows(done)
 
-    plain = round_to_nearest(bits, group, symmetric)
-    return Quantizer(apply, plain.counts, frozenset({"gram"}), plain.nearest)
+    counts = round_to_nearest(bits, group, symmetric).counts
+    return Quantizer(apply, counts, frozenset({"gram"}))
 
 
 def _triangular(gram: Tensor, ridge: float) -> Tensor:
     # C = R R^T with R upper triangular: Cholesky of C with both axes reversed.
-    root = torch.linalg.cholesky(add_ridge(gram, ridge).flip(0, 1)).flip(0, 1)
-    return (root / root.diagonal()).triu(1)
+    root = torch.linalg.cholesky(add_ridge(gram, ridge).flip(-2, -1)).flip(-2, -1)
+    return (root / _diagonal(root)).triu(1)
 
 
 def _projected(gram: Tensor) -> Tensor:
-    size = gram.diagonal()
+    size = _diagonal(gram)
     return (gram / torch.where(size > 0, size, torch.inf)).triu(1)
+
+
+def _diagonal(matrix: Tensor) -> Tensor:  # (..., n, n) -> (..., 1, n)
+    return matrix.diagonal(dim1=-2, dim2=-1)[..., None, :]
 
 
 def _sequential(
@@ -81,19 +89,36 @@ def _sequential(
     fit = partial(quantise_uniform, bits=bits, group=group, symmetric=symmetric)
 
     def apply(weight: Tensor, site: Site) -> Operator:
-        if site.kind == "embedding":
-            raise SiteError(
-                site.where, "an embedding looks its rows up, so no column can make good another's",
-                "Leave it out of the targets, or round it to nearest",
-            )  # fmt: skip
         check_finite(weight, f"the weight of {site.where}")
-        return _round_in_turn(weight, _weights(site, feedback), fit, group)
+        weights = _weights(site, feedback)
+        return _round_in_turn(weight.detach().to(weights).mT, weights, fit, group, weight.dtype)
 
-    plain = round_to_nearest(bits, group, symmetric)
-    return Quantizer(apply, plain.counts, frozenset({"gram"}), plain.nearest)
+    def rows(values: Tensor, columns: Tensor, site: Site) -> Operator:
+        """Each row by itself, on the moment of the inputs that it reads."""
+        check_finite(values, f"the weight of {site.where}")
+        count = values.shape[1]
+        made = []
+        for part, places in zip(
+            *(x.split(max(1, _AT_ONCE // count**2)) for x in (values.detach(), columns.long())),
+            strict=True,
+        ):
+            gram = site.stats["gram"][places[:, :, None], places[:, None, :]]
+            gram[~gram.flatten(1).any(1)] = torch.eye(count).to(gram)  # nothing ever comes there
+            weights = _weights(replace(site, stats={"gram": gram}), feedback)
+            each = part.to(weights)[:, :, None]
+            made.append(_round_in_turn(each, weights, fit, group, values.dtype))
+        return stack_rows(made)
+
+    counts = round_to_nearest(bits, group, symmetric).counts
+    return Quantizer(apply, counts, frozenset({"gram"}), rows)
 
 
 def _weights(site: Site, feedback: Callable[[Tensor], Tensor]) -> Tensor:
+    if site.kind == "embedding":
+        raise SiteError(
+            site.where, "an embedding looks its rows up, so no column can make good another's",
+            "Leave it out of the targets, or round it to nearest",
+        )  # fmt: skip
     gram = site.stats["gram"].to(torch.float64)
     if not gram.any():
         return torch.zeros_like(gram)
@@ -106,28 +131,37 @@ def _weights(site: Site, feedback: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _round_in_turn(
-    weight: Tensor, feedback: Tensor, fit: Callable[[Tensor], Quantised], group: int
-) -> Quantised:
-    """`feedback` (in, in) is strictly upper triangular: its column t weighs the errors before t."""
-    columns = weight.detach().to(feedback).mT.contiguous()  # (in, out): a column of W is a row
+    columns: Tensor, feedback: Tensor, fit: Callable[[Tensor], Quantised], group: int,
+    dtype: torch.dtype,
+) -> Quantised:  # fmt: skip
+    """The transposes of `columns` (..., in, out) below each other, in codes.
+
+    `feedback` (..., in, in) is strictly upper triangular: its column t weighs the errors before t.
+    """
+    columns = columns.contiguous()
     lost, codes, grids = torch.zeros_like(columns), torch.zeros_like(columns), []
-    for start in range(0, len(columns), group):
-        block = slice(start, min(start + group, len(columns)))
-        carried = feedback[:start, block].mT @ lost[:start]
-        inner = feedback[block, block] + torch.eye(len(columns[block])).to(feedback)
-        unrounded = columns[block] + torch.linalg.solve_triangular(inner.mT, carried, upper=False)
-        grid = fit(unrounded.mT.to(weight.dtype))
-        scale = grid.scales()[:, 0].to(feedback)
+    into = columns.shape[-2]
+    for start in range(0, into, group):
+        block = slice(start, min(start + group, into))
+        carried = feedback[..., :start, block].mT @ lost[..., :start, :]
+        inner = feedback[..., block, block] + torch.eye(block.stop - start).to(feedback)
+        wanted = columns[..., block, :]
+        unrounded = wanted + torch.linalg.solve_triangular(inner.mT, carried, upper=False)
+        grid = fit(unrounded.mT.flatten(0, -2).to(dtype))
+        scale = grid.scales()[:, 0].to(feedback).view_as(columns[..., 0, :])
         middle = torch.full_like(scale, 2 ** (grid.bits - 1))
-        zero = middle if grid.zero is None else grid.zero[:, 0].to(feedback)
-        wanted = columns[block] + carried
+        zero = middle if grid.zero is None else grid.zero[:, 0].to(feedback).view_as(scale)
+        wanted = wanted + carried
         for i, t in enumerate(range(block.start, block.stop)):
-            target = wanted[i] + feedback[start:t, t] @ lost[start:t]
-            codes[t] = ((target / scale).round() + zero).clamp(0, 2**grid.bits - 1)
-            lost[t] = columns[t] - (codes[t] - zero) * scale
+            added = feedback[..., None, start:t, t] @ lost[..., start:t, :]
+            target = wanted[..., i, :] + added[..., 0, :]
+            codes[..., t, :] = ((target / scale).round() + zero).clamp(0, 2**grid.bits - 1)
+            lost[..., t, :] = columns[..., t, :] - (codes[..., t, :] - zero) * scale
         grids.append(grid)
     zeros = [grid.zero for grid in grids if grid.zero is not None]
-    bits, shape = grids[0].bits, (weight.shape[0], weight.shape[1])
     scales = torch.cat([grid.scales() for grid in grids], 1)
-    packed = pack(codes.mT.to(torch.uint8), bits)
-    return Quantised(packed, scales, shape, bits, group, torch.cat(zeros, 1) if zeros else None)
+    packed = pack(codes.mT.flatten(0, -2).to(torch.uint8), grids[0].bits)
+    return Quantised(
+        packed, scales, (len(scales), into), grids[0].bits, group,
+        torch.cat(zeros, 1) if zeros else None,
+    )  # fmt: skip

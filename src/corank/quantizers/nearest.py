@@ -99,4 +99,7 @@ def _in_groups(
         size = out * packed_width(into, bits) + groups * (dtype.itemsize + zeros)
         return numel, size + levels * dtype.itemsize
 
-    return Quantizer(lambda weight, site: quantise(weight), counts, nearest=quantise)
+    return Quantizer(
+        lambda weight, site: quantise(weight), counts,
+        rows=lambda values, columns, site: quantise(values),
+    )  # fmt: skip

@@ -15,15 +15,15 @@ class Quantizer:
     """`quantizer(weight, site)` is a matrix (out, in) as an operator of few bits.
 
     It reads the statistics in `needs` only. `counts(shape, dtype)` are the numbers and the bytes
-    that it stores for a weight of that shape and dtype, known without weights. `nearest`, if there
-    is one, takes as many bytes for rows of numbers that share no input, so that nothing makes up
-    for their errors.
+    that it stores for a weight of that shape and dtype, known without weights. `rows`, if there is
+    one, takes as many bytes for the numbers (out, n) that a sparse matrix has in each row, at
+    columns (out, n) of its input.
     """
 
     apply: Callable[[Tensor, Site], Operator]
     counts: Callable[[tuple[int, int], torch.dtype], tuple[int, int]]
     needs: frozenset[str] = frozenset()
-    nearest: Callable[[Tensor], Operator] | None = None
+    rows: Callable[[Tensor, Tensor, Site], Operator] | None = None
 
     def __call__(self, weight: Tensor, site: Site) -> Operator:
         return self.apply(weight, site)

@@ -37,11 +37,11 @@ def factorwise(quantizer: Quantizer, unit: Unit) -> list[Operator]:
 
     Its matrices are every `Dense`, both factors of every `LowRank` (gate and mask folded into the
     right one) and every block of a `BlockDiagonal`, which reads a part of the input, within any
-    `Product`, `Sum` and `Scaled`. The numbers of a `RowSparse` are rounded to the nearest codes,
-    where the quantiser has such. The rest stays as it is: diagonals, indices, and blocks with rows
-    so short that scales would take what codes spare. A product is gone through from its input on:
-    what follows R reads z = R' x, R' being R in few bits, so its errors count in R' C R'^T for
-    inputs of moment C. A matrix that occurs twice is quantised once, where it is met first.
+    `Product`, `Sum` and `Scaled`; and the numbers of a `RowSparse`, where the quantiser takes such.
+    The rest stays as it is: diagonals, indices, and blocks with rows so short that scales would
+    take what codes spare. A product is gone through from its input on: what follows R reads z =
+    R' x, R' being R in few bits, so its errors count in R' C R'^T for inputs of moment C. A matrix
+    that occurs twice is quantised once, where it is met first.
 
     Raises SiteError where there is no matrix, or where the quantiser reads more of z than moments.
     """
@@ -100,9 +100,9 @@ def _inside(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Oper
             return Scaled(_inside(quantizer, op.operator, site, done), op.scale)
         case BlockDiagonal(blocks=Tensor()):
             return _blocks(quantizer, op, site, done)
-        case RowSparse(values=Tensor() as values) if quantizer.nearest is not None:
+        case RowSparse(values=Tensor() as values) if quantizer.rows is not None:
             if id(values) not in done:
-                done[id(values)] = values, quantizer.nearest(values.detach())
+                done[id(values)] = values, quantizer.rows(values.detach(), op.columns, site)
             return RowSparse(done[id(values)][1], op.columns, op.into)
     return op
 
@@ -163,7 +163,7 @@ def _holds_a_matrix(op: Operator, quantizer: Quantizer) -> bool:
         case Dense() | LowRank() | BlockDiagonal(blocks=Tensor()):
             return True
         case RowSparse(values=Tensor()):
-            return quantizer.nearest is not None
+            return quantizer.rows is not None
         case Product() | Sum():
             return any(_holds_a_matrix(part, quantizer) for part in op.operators)
         case Scaled():
@@ -189,7 +189,7 @@ def _count(quantizer: Quantizer, op: Operator, seen: set[int]) -> Counts:
             return _count(quantizer, op.operator, seen)
         case BlockDiagonal(blocks=Tensor()) if _pays(quantizer, op.each()):
             return matrix(op.each())
-        case RowSparse(values=Tensor() as values) if quantizer.nearest is not None:
+        case RowSparse(values=Tensor() as values) if quantizer.rows is not None:
             numel, size = matrix(values)
             return numel, size + op.columns.numel() * op.columns.element_size()
         case _:
