@@ -175,11 +175,11 @@ def test_sparse_rows_are_rounded_each_on_the_moment_of_what_it_reads(monkeypatch
 
 def test_sparse_rows_of_what_is_never_active_or_that_no_quantiser_takes():
     x, columns = inputs(), torch.arange(8).expand(OUT, 8).byte()
-    x[:, :8] = 0
+    x[:, :8], columns = 0, columns + 8 * (torch.arange(OUT) % 2).byte()[:, None]
     one = RowSparse(normal(OUT, 8, seed=4), columns, IN)
     found = quantise(Product(one), x).operators[0].dense()
     expected = round_to_nearest(3, 8)(one.values.detach(), None).dense()
-    torch.testing.assert_close(found[:, :8], expected)
+    torch.testing.assert_close(found[::2, :8], expected[::2])
     words = Product(one, Dense(normal(IN, IN)))
     assert quantise(words, x, vector_codebooks(2, 2)).operators[0] is one
     with pytest.raises(SiteError, match="no matrix of floats"):
