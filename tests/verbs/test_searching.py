@@ -150,6 +150,14 @@ def test_finalists_differ():
     assert "gptq(bits=[2, 3, 4, 6, 8])" in {row["steps"] for row in tried}
 
 
+def test_structures_are_tried_in_codes_and_repairs_are_not(monkeypatch):
+    monkeypatch.setattr(searching, "candidates", lambda among: [["svd"], [{"eora": {"rank": 2}}]])
+    report = corank.compress(tiny_llama(), "auto", keep=0.6, data=tokens(), finalists=1)
+    tried = [row["steps"] for row in report.sections["tried"]["profile"]]
+    assert "svd + gptq(bits=8)" in tried
+    assert not any(name.startswith("eora") and "gptq" in name for name in tried)
+
+
 def test_roles_that_a_budget_leaves_as_they_are_have_no_part(monkeypatch):
     seen, real = [], searching.mix
     monkeypatch.setattr(searching, "mix", lambda *args: seen.extend(real(*args)) or list(seen))

@@ -185,7 +185,8 @@ def _profile(
     for number, steps in enumerate(listed):
         told("profiling", number / len(listed))
         tried.append(profile(steps, keep))
-    structures = [t for t in _best(tried) if read_steps(t.steps)[-1].method.area == "compress"]
+    last = [(one, read_steps(one.steps)[-1]) for one in _best(tried)]
+    structures = [t for t, s in last if s.method.area == "compress" and not s.repairs]
     for one in structures[:SHORT] if in_codes else ():
         tried += [profile([*one.steps, {"gptq": {"bits": bits}}], keep) for bits in CODES]
     for one in _best(tried)[:SHORT]:
