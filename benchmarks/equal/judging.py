@@ -22,9 +22,7 @@ def judge(tables: Mapping[str, Any], models: Mapping[str, str]) -> list[list[str
     """
     found = []
     for model, measure in models.items():
-        dense = next(
-            (row["measures"] for row in tables.get(model, []) if row["key"] == "dense"), {}
-        )
+        dense = original(tables.get(model, []))
         rows = measured(tables.get(model, []))
         for share in sorted({row["share"] for row in rows}, reverse=True):
             for domain in DOMAINS:
@@ -34,18 +32,20 @@ def judge(tables: Mapping[str, Any], models: Mapping[str, str]) -> list[list[str
     return found
 
 
-def missed(
-    tables: Mapping[str, Any], model: str, measure: str
-) -> list[tuple[str, Mapping[str, Any], float]]:
-    """Where a single method is better than auto: the measure, the method's row, the original's."""
-    rows, found = measured(tables.get(model, [])), []
-    original = next((r["measures"] for r in tables.get(model, []) if r["key"] == "dense"), {})
-    for auto in (row for row in rows if row["label"] == AUTO):
-        singles = [r for r in rows if is_single(r) and r["share"] == auto["share"]]
-        for name in (f"{domain}: {measure}" for domain in DOMAINS):
-            single = best(singles, name)
-            if single and not better(name, auto["measures"][name], single["measures"][name]):
-                found.append((name, single, original[name]))
+def original(rows: Rows) -> dict[str, float]:
+    """The measures of the original model, {} without its row."""
+    return next((dict(row["measures"]) for row in rows if row["key"] == "dense"), {})
+
+
+def beyond(rows: Rows, measure: str) -> list[Mapping[str, Any]]:
+    """The best single method at each share where it is better than auto and than the original."""
+    found, dense = [], original(rows)[measure]
+    for auto in (row for row in measured(rows) if row["label"] == AUTO):
+        at = [row for row in measured(rows) if is_single(row) and row["share"] == auto["share"]]
+        single = best(at, measure)
+        least = (auto["measures"][measure], dense)
+        if single and not any(better(measure, x, single["measures"][measure]) for x in least):
+            found.append(single)
     return found
 
 

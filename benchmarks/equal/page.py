@@ -9,7 +9,7 @@ from benchmarks.board.plots import COLOURS, draw
 from benchmarks.board.summary import number, table
 from benchmarks.equal.any_size import claim_row, render_sizes
 from benchmarks.equal.claims import render_claims
-from benchmarks.equal.judging import best, is_single, judge, measured
+from benchmarks.equal.judging import best, is_single, judge, measured, original
 from benchmarks.equal.memory import render_memory
 from benchmarks.equal.more import render_healed, render_seeds
 from benchmarks.equal.rows import AMONG, AUTO, SHARES, list_rows
@@ -70,10 +70,10 @@ def render(
         if not rows:
             continue
         slug = model.lower().replace(" ", "-")
-        plots[f"{slug}-bytes.svg"] = _plot(rows, measure, _dense(tables[model]))
+        plots[f"{slug}-bytes.svg"] = _plot(rows, measure, original(tables[model]))
         parts += [f"## {model}", f"![{measure} over bytes](plots/{slug}-bytes.svg)"]
         if "perplexity" in measure:
-            dense = _dense(tables[model])
+            dense = original(tables[model])
             parts.append(
                 f"The original: {', '.join(f'{k} {number(v, 2)}' for k, v in dense.items())}."
             )
@@ -116,10 +116,6 @@ def render_speed(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> lis
     about = SPEED.format(numel=dense["numel"] / 1e6, prompt=dense["prompt"], new=dense["new"])
     threads = f"{dense['threads']} thread(s), {dense['rounds']} rounds."
     return ["## Speed", " ".join([about, threads]), table(header, shown), *notes]
-
-
-def _dense(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return next((dict(row["measures"]) for row in rows if row["key"] == "dense"), {})
 
 
 def _coverage(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 import corank
 from benchmarks.board.summary import number, table
 from benchmarks.board.tasks import Task
-from benchmarks.equal.judging import better, missed
+from benchmarks.equal.judging import beyond
 from benchmarks.equal.measure import in_full, load
 from benchmarks.equal.rows import Row, list_rows
 
@@ -19,19 +19,15 @@ from benchmarks.equal.rows import Row, list_rows
 TEMPERED = ", tempered"
 TEMPERATURES = (1.0, 1.05, 1.1, 1.15)
 TEXT = """\
-Why: the original is too sure of itself on text unlike what it was trained on, so what blurs its
-outputs is better there. Below are the perplexities of the original and of what was better than it,
-with all logits divided by a temperature. What a method gains beyond the original at its best
-temperature is not explained by this."""
+One reason: the original is too sure of itself on text unlike what it was trained on, and is better
+there with its logits divided by a temperature above one. Below are the perplexities of the original
+and of what was better than it, at several temperatures. What a method gains beyond the original at
+its best temperature is not explained by this."""
 
 
 def list_tempered(tables: Mapping[str, Any], model: str, measure: str) -> list[Row]:
     """The rows that are better than `auto` and the original out of domain."""
-    keys = [
-        single["key"]
-        for name, single, dense in missed(tables, model, measure)
-        if name == f"out: {measure}" and not better(name, dense, single["measures"][name])
-    ]
+    keys = {row["key"] for row in beyond(tables[model], f"out: {measure}")}
     return [row for row in list_rows() if row.key in keys]
 
 

@@ -27,6 +27,7 @@ from corank.quantizers import (
     feedback,
     greedy_paths,
     round_to_nearest,
+    to_normal_float,
     vector_codebooks,
 )
 from corank.registry import METHODS
@@ -190,6 +191,8 @@ def test_blocks_that_cannot_be_below_each_other_in_codes_are_refused():
     op = Product(BlockDiagonal(normal(4, 3, 5)), Dense(normal(IN, IN)))
     with pytest.raises(SiteError, match="its blocks cannot be stored as a VectorQuantised"):
         quantise(op, inputs(), vector_codebooks(2, 2))
+    with pytest.raises(SiteError, match=r"^layer .*plain scales and no levels"):
+        quantise(op, inputs(), to_normal_float(4, 8))
 
 
 @pytest.mark.parametrize("quantizer", [GPTQ, round_to_nearest(5, 4, symmetric=True)])

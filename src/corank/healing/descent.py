@@ -24,7 +24,7 @@ class Descent:
     That is whatever requires grad inside the model's blocks (everywhere, if it has none) and in
     what was rewritten outside of them; with `scales`, also the scales and codebooks of rewritten
     weights in codes, which are frozen otherwise. Steps are taken in float32 and rounded after:
-    in bfloat16 most of them would be lost.
+    in bfloat16 those of numbers near one would be lost.
     """
 
     def __init__(self, model: nn.Module, learning_rate: float, scales: bool) -> None:

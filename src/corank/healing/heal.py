@@ -63,8 +63,9 @@ def heal(
     Trains, with AdamW in float32, a warm-up over the first twentieth and a cosine decay to zero,
     whatever requires grad inside the model's blocks (everywhere, if it has none) and in what was
     rewritten outside of them, for `minutes` or `steps`. Codes stay as they are; their `scales` and
-    codebooks train, by steps relative to their own size. A number that trains takes 8 bytes beside
-    its gradient, and 4 more where it is stored in less than float32.
+    codebooks train, by steps relative to their own size. Beside a number that trains there are its
+    gradient, AdamW's two and what to return to on an error; and where it is stored in less than
+    float32, a copy and a gradient in that.
     Minutes hold everything, the original's passes too, and a step that would not fit is not begun.
     They are of `clock`, in seconds: `time.process_time` counts the processor's instead.
     data and `reading`: as in `corank.calibration.batches`. Batches are visited in a new seeded

@@ -106,21 +106,21 @@ def quantise_scales(op: Quantised, bits: int = 8, group: int = 256) -> Quantised
     return Quantised(op.codes, scale, op.shape, op.bits, op.group, op.zero, op.levels)
 
 
-def stack_rows(parts: Sequence[Quantised]) -> Quantised:
-    """Matrices of one width, bits and groups, below each other, in the same codes.
+def stack_rows(parts: Sequence[Operator]) -> Quantised:
+    """Matrices in codes of one width, bits and groups, below each other, in the same codes.
 
     Raises ValueError for others, and for scales in codes or levels, which each would have for
     itself.
     """
-    first = parts[0]
-    alike = {(op.shape[1], op.bits, op.group, op.zero is None) for op in parts}
-    own = any(isinstance(op.scale, Operator) or op.levels is not None for op in parts)
-    if len(alike) > 1 or own:
+    codes = [op for op in parts if isinstance(op, Quantised)]
+    own = any(isinstance(op.scale, Operator) or op.levels is not None for op in codes)
+    alike = {(op.shape[1], op.bits, op.group, op.zero is None) for op in codes}
+    if len(codes) < len(parts) or len(alike) != 1 or own:
         raise ValueError("only codes of one width, with plain scales and no levels, can be stacked")
-    zeros = [op.zero for op in parts if op.zero is not None]
+    first, zeros = codes[0], [op.zero for op in codes if op.zero is not None]
     return Quantised(
-        torch.cat([op.codes for op in parts]), torch.cat([op.scales() for op in parts]),
-        (sum(op.shape[0] for op in parts), first.shape[1]), first.bits, first.group,
+        torch.cat([op.codes for op in codes]), torch.cat([op.scales() for op in codes]),
+        (sum(op.shape[0] for op in codes), first.shape[1]), first.bits, first.group,
         torch.cat(zeros) if zeros else None,
     )  # fmt: skip
 

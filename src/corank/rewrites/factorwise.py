@@ -16,7 +16,6 @@ from ..operators import (
     LowRank,
     Operator,
     Product,
-    Quantised,
     RowSparse,
     Scaled,
     Sum,
@@ -143,18 +142,18 @@ def _blocks(quantizer: Quantizer, op: BlockDiagonal, site: Site, done: _Done) ->
         return op
     if id(blocks) not in done:
         _, out, into = blocks.shape
-        made: list[Quantised] = []
+        made: list[Operator] = []
         for i, block in enumerate(blocks.detach()):
             part = slice(i * into, (i + 1) * into)
             stats = {k: v[part, part] if k == "gram" else v[part] for k, v in site.stats.items()}
-            codes = quantizer(block, replace(site, shape=(out, into), stats=stats))
-            if not isinstance(codes, Quantised):
-                raise SiteError(
-                    site.where, f"its blocks cannot be stored as a {type(codes).__name__}",
-                    "Quantise it by another method, or call corank.merge(model) first",
-                )  # fmt: skip
-            made.append(codes)
-        done[id(blocks)] = blocks, BlockDiagonal(stack_rows(made), len(made))
+            made.append(quantizer(block, replace(site, shape=(out, into), stats=stats)))
+        try:
+            done[id(blocks)] = blocks, BlockDiagonal(stack_rows(made), len(made))
+        except ValueError as error:
+            raise SiteError(
+                site.where, f"its blocks cannot be stored as a {type(made[0]).__name__}: {error}",
+                "Quantise it by another method, or call corank.merge(model) first",
+            ) from None  # fmt: skip
     return done[id(blocks)][1]
 
 

@@ -12,7 +12,7 @@ from .steps import read_steps
 #: Bits that quantising candidates choose from.
 BITS = [2, 3, 4, 6, 8]
 
-#: What takes a minute or more for a small block: tried only where it is named.
+#: What takes most of a minute or more for a small block: tried only where it is named.
 SLOW = frozenset({"realm", "requant"})
 
 

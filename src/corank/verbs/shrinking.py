@@ -116,9 +116,8 @@ def shrink(
             freeze_all_but(recipe.trains, model, plan)
         seconds["factorisation"] = perf_counter() - started
         if healing and teacher is not None:
-            heal_towards(
-                model, teacher, inputs, amount, options, report, healing, recipe.trains is None
-            )
+            scales = recipe.trains is None
+            heal_towards(model, teacher, inputs, amount, options, report, healing, scales=scales)
         settle_trained(model, plan)
         report.sites = describe_sites(model, plan, errors)
         after = model_sizes(model)
