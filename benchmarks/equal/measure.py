@@ -15,6 +15,7 @@ import corank
 from benchmarks.board.tasks import Task
 from benchmarks.equal.rows import AMONG, AUTO, TRAINED, Row
 from corank.engine.summary import model_sizes
+from corank.registry import METHODS
 from corank.report.speed import measure_speed
 from corank.verbs.steps import read_steps
 
@@ -32,7 +33,8 @@ def measure(task: Task, row: Row, folder: Path) -> dict[str, Any]:
         report = corank.compress(model, AUTO, tuning=task.tuning(), among=AMONG, **common)
     elif row.steps[0] in tuple(TRAINED):
         key = row.steps[0]
-        report = corank.quantize(model, key, heal_steps=row.healed, **TRAINED[key], **common)
+        verb = corank.quantize if METHODS[key].area == "quantize" else corank.compress
+        report = verb(model, key, heal_steps=row.healed, **TRAINED[key][0], **common)
     else:
         file = folder / f"{_needs(row)}-{task.name.replace(' ', '-')}-{row.seed}.safetensors"
         common |= {"statistics": file, "heal_steps": row.healed}

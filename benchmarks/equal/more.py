@@ -1,13 +1,14 @@
-"""What the board at equal bytes says of healing and of other seeds."""
+"""What the board at equal bytes says of healing, of other seeds, and of what is not tried yet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from benchmarks.board.summary import number, table
 from benchmarks.equal.judging import measured
+from benchmarks.equal.rows import TRAINED, Row, list_healed
 
 #: What stands behind a model's name in the names of these tables.
 HEALED, SEEDS = ", healed", ", seeds"
@@ -24,7 +25,8 @@ def render_healed(tables: Mapping[str, Any], model: str, measure: str) -> list[s
     text = (
         "Healed in bfloat16 for as many tokens of the calibration text each, about "
         f"{tokens[0]:,} with padding. Codes stay as they are, so of a model in codes scales, "
-        "norms and biases train; `littlebit` trains its signs and scales by itself, for as many."
+        "norms and biases train; " + ", ".join(f"`{key}`" for key in TRAINED) + " train what is "
+        "theirs by themselves, for as many."
     )
     names = [f"{domain}: {measure}" for domain in ("in", "out")]
     sign = 1 if measure == "perplexity" else -1
@@ -37,7 +39,7 @@ def render_healed(tables: Mapping[str, Any], model: str, measure: str) -> list[s
     header = ["size", "composition", *names, *(f"{n}, unhealed" for n in names), "bytes reached"]
     return [
         "### After healing",
-        text,
+        f"{text} Rows tried, {coverage(tables[model + HEALED], list_healed())}",
         table([*header, "processor s"], found),
         *_missing(tables, model),
     ]
@@ -59,6 +61,19 @@ def render_seeds(tables: Mapping[str, Any], model: str, measure: str) -> list[st
     for domain in ("in", "out"):
         header += [f"{domain}: {measure}, mean", "span"]
     return ["### Other calibration text", table(header, found)] if found else []
+
+
+def coverage(rows: Rows, listed: Iterable[Row]) -> str:
+    """How many of the listed rows have been tried at each share, and what at none of its shares."""
+    tried, listed = {row["key"] for row in rows}, list(listed)
+    counts = "; ".join(
+        f"{share:.0%}: {sum(r.key in tried for r in listed if r.share == share)} of "
+        f"{sum(r.share == share for r in listed)}"
+        for share in sorted({r.share for r in listed}, reverse=True)
+    )
+    seen = {r.label for r in listed if r.key in tried}
+    never = list(dict.fromkeys(r.label for r in listed if r.label not in seen))
+    return f"{counts}." + (f" Not tried at any: {', '.join(never)}." if never else "")
 
 
 def _missing(tables: Mapping[str, Any], model: str) -> list[str]:

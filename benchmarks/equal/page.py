@@ -11,7 +11,7 @@ from benchmarks.equal.any_size import claim_row, render_sizes
 from benchmarks.equal.claims import render_claims
 from benchmarks.equal.judging import best, is_single, judge, measured, original
 from benchmarks.equal.memory import render_memory
-from benchmarks.equal.more import render_healed, render_seeds
+from benchmarks.equal.more import coverage, render_healed, render_seeds
 from benchmarks.equal.rows import AMONG, AUTO, SHARES, list_rows
 from benchmarks.equal.tempered import render_tempered
 from corank.verbs.candidates import candidates
@@ -26,9 +26,10 @@ INTRODUCTION = """\
 Methods of the areas compress and quantize that a budget can size, structures whose factors are
 stored in codes, and `method="auto"`, at {shares} of the bytes that the
 targeted weights store in bfloat16, as far as they are tried, which each model says: scales,
-indices and masks count. Models, texts and measures are those of [the other
-board](board-compress.md); weights are compressed in bfloat16 and evaluated in float32.
-Where bits stand in brackets, each site has its own. Nothing is trained but where
+indices and masks count. What trains by itself stands under "After healing"; what is for other
+models or for deltas, on [the board of special models](board-special.md). Models, texts and measures
+are those of [the other board](board-compress.md); weights are compressed in bfloat16 and evaluated
+in float32. Where bits stand in brackets, each site has its own. Nothing is trained but where
 healing is said. `auto` chooses on tuning text, which is neither calibrated on nor evaluated, among
 {among}.
 `python -m benchmarks.equal_bytes` measures, `python -m benchmarks.pages` writes this page.
@@ -77,7 +78,7 @@ def render(
             parts.append(
                 f"The original: {', '.join(f'{k} {number(v, 2)}' for k, v in dense.items())}."
             )
-        parts.append(_coverage(tables[model]))
+        parts.append("Rows tried, " + coverage(tables[model], list_rows()))
         for share in sorted({row["share"] for row in rows}, reverse=True):
             at = [row for row in rows if row["share"] == share]
             parts += [f"### {share:.0%}", _table(at, measure)]
@@ -116,21 +117,6 @@ def render_speed(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> lis
     about = SPEED.format(numel=dense["numel"] / 1e6, prompt=dense["prompt"], new=dense["new"])
     threads = f"{dense['threads']} thread(s), {dense['rounds']} rounds."
     return ["## Speed", " ".join([about, threads]), table(header, shown), *notes]
-
-
-def _coverage(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many of the listed rows have been tried, and what has not been at any share."""
-    tried = {row["key"] for row in rows}
-    listed = list(list_rows())
-    counts = "; ".join(
-        f"{share:.0%}: {sum(r.key in tried for r in listed if r.share == share)} of "
-        f"{sum(r.share == share for r in listed)}"
-        for share in sorted(SHARES, reverse=True)
-    )
-    seen = {r.label for r in listed if r.key in tried}
-    never = list(dict.fromkeys(r.label for r in listed if r.label not in seen))
-    left = f" Not tried at any: {', '.join(never)}." if never else ""
-    return f"Rows tried, {counts}.{left}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], measure: str) -> str:

@@ -24,20 +24,32 @@ PLAIN = ("round_to_nearest", "gptq")
 ONE_WIDTH, WIDTHS, BESIDE = ("signround",), (2, 3, 4, 6, 8), 24 / 64
 #: Bits under repairs of fixed codes, which a claim compares.
 LEAST_BITS = 2
-#: Structures whose factors are also stored in codes.
-IN_CODES = ("svd_llm", "kfac_svd", "modegpt", "compot")
+#: Structures whose factors are also stored in codes, of so many bits.
+IN_CODES = ("svd_llm", "kfac_svd", "modegpt", "compot", "cospadi", "rocket", "monarch", "blast")
+CODES = (8, 4)
 #: Batches of the calibration text that healing reads, one a step.
 HEALED = 120
 #: A size for healed rows only: less than one bit for each weight.
 BELOW = 0.05
-#: What trains by itself, is no step of a composition, and takes its size from the budget as this.
-TRAINED: dict[str, dict[str, Any]] = {"littlebit": {"bits": None}}
-#: What is healed, each for as long.
+#: What trains by itself and is no step of a composition, with its parameters and where it is tried:
+#: what has one size at that size.
+TRAINED: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "littlebit": ({"bits": None}, (0.25, 0.12, BELOW)),
+    "lrq": ({"bits": BITS}, (0.25,)),
+    "norm_tweaking": ({"bits": BITS}, (0.25,)),
+    "int21": ({"bits": LEAST_BITS}, (0.25,)),
+    "onebit": ({}, (0.12,)),
+    "dsformer": ({}, (0.25, 0.12, BELOW)),
+    "pela": ({}, (0.25, 0.12, BELOW)),
+    "row_column_sharing": ({}, (0.8,)),
+}
+#: What is healed, each for as long; at `ALL_HEALED` every method is.
 TO_HEAL: tuple[Any, ...] = (
-    "littlebit", {"gptq": {"bits": BITS}}, ("kfac_svd", {"gptq": {"bits": 4}}),
+    {"gptq": {"bits": BITS}}, ("kfac_svd", {"gptq": {"bits": 4}}),
     ("modegpt", {"gptq": {"bits": 4}}), "corank", "kfac_svd", "svd_llm", "modegpt", "uniql",
     "compot", "monarch",
 )  # fmt: skip
+HEALED_AT, ALL_HEALED = (0.25, 0.12, BELOW), 0.25
 #: What is done with other draws of calibration text, and at which share.
 SEEDED: tuple[Any, ...] = (
     {"gptq": {"bits": BITS}}, {"awq": {"bits": BITS}}, {"qera": {"bits": BITS}}, "kfac_svd",
@@ -61,8 +73,12 @@ class Row:
     @property
     def label(self) -> str:
         """The composition as a user would write it."""
-        if self.steps == (AUTO,) or self.steps[0] in tuple(TRAINED):
-            return str(self.steps[0])
+        if self.steps == (AUTO,):
+            return AUTO
+        if self.steps[0] in tuple(TRAINED):
+            own = TRAINED[self.steps[0]][0].items()
+            said = ", ".join(f"{name}={value}" for name, value in own if value is not None)
+            return f"{self.steps[0]}({said})" if said else str(self.steps[0])
         return " + ".join(step.label for step in read_steps(self.steps))
 
     @property
@@ -73,29 +89,40 @@ class Row:
 
 
 def list_rows(shares: Sequence[float] = SHARES) -> Iterator[Row]:
-    """Every row of seed 0: plain codes, all single methods, some structures in codes, auto."""
-    single = [tuple(steps) for steps in [*candidates(None), *candidates(sorted(SLOW))]]
-    single = [s for s in single if read_steps(s)[0].method.key not in ONE_WIDTH]
+    """Every row of seed 0: plain codes, all single methods, structures in codes, auto.
+
+    Where there is room for codes of everything, a structure in such codes is the codes alone.
+    """
+    single = _singles()
     first = [s for s in single if read_steps(s)[0].method.key in PLAIN]
     known = {read_steps(s)[0].method.key for s in single}
-    coded = [(key, {"gptq": {"bits": b}}) for key in IN_CODES if key in known for b in (8, 4)]
     repaired: list[tuple[Any, ...]] = [
         ({"eora": {"bits": LEAST_BITS}},), ({"lqer": {"bits": LEAST_BITS, "scaled": False}},),
         ({"qera": {"bits": LEAST_BITS}},), ({"lqer": {"bits": LEAST_BITS}},),
     ]  # fmt: skip
     for share in shares:
+        small = [bits for bits in CODES if bits + BESIDE > 16 * share]
+        coded = [(key, {"gptq": {"bits": b}}) for key in IN_CODES if key in known for b in small]
         yield from (Row(steps, share) for steps in [*first, *coded])
         yield from (Row(steps, share) for steps in [*single, *repaired] if steps not in first)
-        width = max((b for b in WIDTHS if b + BESIDE <= 16 * share), default=min(WIDTHS))
-        yield from (Row(({key: {"bits": width}},), share) for key in ONE_WIDTH)
+        yield from _of_one_width(share)
     for share in shares:
         yield Row((AUTO,), share)
 
 
-def list_healed(shares: Sequence[float] = (0.25, 0.12, BELOW)) -> Iterator[Row]:
-    """Rows that are healed."""
+def list_healed(shares: Sequence[float] = (*SHARES, BELOW)) -> Iterator[Row]:
+    """Rows that are healed, those that train by themselves first."""
     for share in shares:
-        yield from (Row(_steps(entry), share, healed=HEALED) for entry in TO_HEAL)
+        yield from (
+            Row((key,), share, healed=HEALED) for key in TRAINED if share in TRAINED[key][1]
+        )
+        if share in HEALED_AT:
+            yield from (Row(_steps(entry), share, healed=HEALED) for entry in TO_HEAL)
+        if share == ALL_HEALED:
+            there = {Row(_steps(entry), share).label for entry in TO_HEAL}
+            rest = [Row(steps, share, healed=HEALED) for steps in _singles()]
+            yield from (row for row in rest if row.label not in there)
+            yield from _of_one_width(share, HEALED)
 
 
 def list_seeds() -> Iterator[Row]:
@@ -105,3 +132,14 @@ def list_seeds() -> Iterator[Row]:
 
 def _steps(entry: Any) -> tuple[Any, ...]:
     return entry if isinstance(entry, tuple) else (entry,)
+
+
+def _singles() -> list[tuple[Any, ...]]:
+    """Single methods that a budget can size."""
+    found = [tuple(steps) for steps in [*candidates(None), *candidates(sorted(SLOW))]]
+    return [steps for steps in found if read_steps(steps)[0].method.key not in ONE_WIDTH]
+
+
+def _of_one_width(share: float, healed: int = 0) -> Iterator[Row]:
+    width = max((b for b in WIDTHS if b + BESIDE <= 16 * share), default=min(WIDTHS))
+    yield from (Row(({key: {"bits": width}},), share, healed=healed) for key in ONE_WIDTH)

@@ -129,7 +129,7 @@ def test_speeds_are_shown_over_the_dense_model():
     assert page.render_speed([], []) == []
 
 
-@pytest.mark.parametrize("steps", [("svd",), ("littlebit",)])
+@pytest.mark.parametrize("steps", [("svd",), ("littlebit",), ("pela",)])
 def test_a_healed_row_trains_for_its_steps(steps, tmp_path):
     found = measure(Tiny(), Row(steps, 0.5, healed=3), tmp_path)
     assert len(found["healing"]["losses"]) == 3
