@@ -19,9 +19,13 @@ AMONG: tuple[Any, ...] = (
 )  # fmt: skip
 #: Plain codes, which everything has to be better than at a quarter of the bytes and below.
 PLAIN = ("round_to_nearest", "gptq")
-#: What has one number of bits for all weights: of these, the most that a share has room for, with
-#: what groups of 64 take beside their codes.
-ONE_WIDTH, WIDTHS, BESIDE = ("signround",), (2, 3, 4, 6, 8), 24 / 64
+#: What groups of 64 take beside their codes, in bits for each number.
+BESIDE = 24 / 64
+#: What has one number of bits for all weights, and what each number then takes: of these, the most
+#: that a share has room for. What is left goes into factors, of methods that have them.
+ONE_WIDTH: dict[str, dict[int, float]] = {
+    "signround": {bits: bits + BESIDE for bits in BITS}, "realm": {2: 1.7, 8: 3.2},
+}  # fmt: skip
 #: Bits under repairs of fixed codes, which a claim compares.
 LEAST_BITS = 2
 #: Structures whose factors are also stored in codes, of so many bits.
@@ -141,5 +145,6 @@ def _singles() -> list[tuple[Any, ...]]:
 
 
 def _of_one_width(share: float, healed: int = 0) -> Iterator[Row]:
-    width = max((b for b in WIDTHS if b + BESIDE <= 16 * share), default=min(WIDTHS))
-    yield from (Row(({key: {"bits": width}},), share, healed=healed) for key in ONE_WIDTH)
+    for key, taken in ONE_WIDTH.items():
+        bits = max((b for b in taken if taken[b] <= 16 * share), default=min(taken))
+        yield Row(({key: {"bits": bits}},), share, healed=healed)
