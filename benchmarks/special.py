@@ -1,6 +1,6 @@
-"""The board of special models: convolutions on digits, a mixture of experts, a fine-tuned pair.
+"""The board of special models: convolutions, a mixture of experts, a fine-tuned pair, whole models.
 
-    python -m benchmarks.special [--only REGEX] [--tasks digits,experts,delta] [--minutes 20]
+    python -m benchmarks.special [--only REGEX] [--tasks digits,experts] [--minutes 20]
 
 Models are trained first, with fixed seeds, as part of the run. Rows go into the results file as
 they are made, and those that are there are left out, so a stopped run goes on. Seconds are of the

@@ -10,6 +10,7 @@ from benchmarks.board.summary import link, number, table
 from benchmarks.equal.judging import measured
 from benchmarks.special_tasks import TASKS
 from benchmarks.special_tasks.task import Special
+from benchmarks.special_tasks.whole import START
 from corank.registry import METHODS
 
 Rows = Sequence[Mapping[str, Any]]
@@ -18,9 +19,10 @@ INTRODUCTION = """\
 # The board of special models
 
 Methods made for convolutions, for mixtures of experts and for fine-tuned pairs, on models of these
-kinds, beside methods for any weight. Sizes are shares of the bytes that the targeted weights store
-in bfloat16: scales, indices and codes count. Models are compressed in bfloat16 and evaluated in
-float32, on data that they were neither trained nor calibrated on; nothing is trained afterwards.
+kinds, beside methods for any weight; and methods that work on a whole model. Sizes are shares of
+the bytes that the targeted weights store in bfloat16: scales, indices and codes count. Models are
+compressed in bfloat16 and evaluated in float32, on data that they were neither trained nor
+calibrated on; nothing is trained afterwards but where it is said.
 A budget is met from below, so look at the bytes reached. `python -m benchmarks.special` trains the
 models and measures, `python -m benchmarks.pages` writes this page.
 
@@ -42,6 +44,16 @@ stores fewer experts.""",
 The reference model, fine-tuned in full on prose, all but its tied embedding. Shares are of the
 bytes of the linear layers, all of which changed; the norms are stored in full beside. {quality} is
 per token, on documents held out from fine-tuning. `ere(bits=None)` is a plain low-rank delta.""",
+    "smaller": """\
+A LLaMA of half the reference model's width, so of a quarter of its bytes, trained on sources of the
+standard library for 300 steps of 8 windows of 128 tokens: from evenly spaced numbers of the
+reference model, or from random ones, at two rates. {quality} is per token, on packages held out
+from training.""",
+    "routed": """\
+The reference model, every feed-forward network in four experts of which a token uses two: nothing
+is smaller, less is multiplied. With rate=0 the router has learned nothing and always chooses the
+same two. {quality} is per token, on packages held out from training; speed is tokens per second
+over the original's, one batch of 8 x 128, in interleaved rounds; healed on calibration text.""",
 }
 
 
@@ -65,6 +77,11 @@ CLAIMS = (
           "delta_come", "ere(bits=None)"),
     Claim("delta", "ere", "quantised factors beat a plain low-rank delta",
           "ere(bits=8)", "ere(bits=None)"),
+    *(Claim("smaller", "weight_selection", f"a better start than a random one, rate {rate}",
+            f"weight_selection(rate={rate})", f"{START}(rate={rate})") for rate in (0.001, 0.003)),
+    *(Claim("routed", "factorllm", f"a router that learns beats the same experts always, {healed}",
+            f"factorllm(rate=0.01, heal_steps={steps})", f"factorllm(rate=0.0, heal_steps={steps})")
+      for steps, healed in ((0, "as they are"), (120, "healed"))),
 )  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+import corank
 from benchmarks.special_tasks.rows import Composition, Row
+from benchmarks.tuning.measure import GRADIENTS
 
 
 class Special(ABC):
@@ -46,6 +48,22 @@ class Special(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The measures on held-out data, of a model in float32."""
+
+    def make(self, row: Row) -> tuple[nn.Module, Mapping[str, float]]:
+        """The row's model, and what its targeted weights stored before and store after.
+
+        Raises what `corank.compress` raises.
+        """
+        model = self.load()
+        composition, method = row.composition, row.composition.method
+        labelled = self.loss is not None and bool(composition.needs & GRADIENTS)
+        options = self.options() | ({"loss": self.loss} if labelled else {})
+        report = corank.compress(
+            model, method if isinstance(method, str) else list(method), keep=row.share,
+            targets=self.targets, seed=row.seed, data=self.data(labelled), **options,
+            **composition.parameters,
+        )  # fmt: skip
+        return model, report.totals
 
     def options(self) -> dict[str, Any]:
         """What else the methods are given."""

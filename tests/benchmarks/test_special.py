@@ -91,6 +91,16 @@ def test_what_a_delta_stores_is_a_share_of_what_changed():
     assert found[1]["measures"]["distance"] < found[0.5]["measures"]["distance"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smaller", "routed"])
+def test_rows_of_whole_models_train_and_are_counted(name):
+    task = TASKS[name](small=True)
+    for one in task.rows():
+        found = measure(task, one)
+        assert found["reached"] == pytest.approx(one.share, abs=0.01)
+        assert found["measures"]["perplexity"] > 1
+
+
 def test_a_run_leaves_out_what_is_there_and_keeps_what_failed(tmp_path):
     task = TASKS["digits"](small=True)
     task.compositions, task.shares = (steps("svd"), steps("mobe")), (0.5,)

@@ -14,11 +14,13 @@ from corank.operators import (
     Dense,
     Diagonal,
     LowRank,
+    Polyadic,
     Product,
     Quantised,
     RowSparse,
     Scaled,
     Sum,
+    TensorTrain,
     quantise_uniform,
 )
 from corank.quantizers import (
@@ -151,6 +153,31 @@ def test_blocks_whose_codes_spare_nothing_stay_as_they_are():
     made = quantise(op, inputs())
     assert made.operators[0] is op.operators[0]
     assert count_factorwise(GPTQ, unit) == [(made.numel(), made.bytes())]
+
+
+def test_cores_of_tensor_networks_are_rounded_each_by_itself():
+    middle, last = Dense(normal(3 * 2, 5 * 4)), Dense(normal(4 * 3, 4, seed=1))
+    train = TensorTrain(Dense(normal(2, 3)[:, :3]), middle, last, rows=(2, 2, 3), columns=(1, 5, 4))
+    network = Polyadic(Dense(normal(OUT, 8)), Dense(normal(5, 8, seed=1)), Dense(normal(4, 8)))
+    for quantizer in (GPTQ, round_to_nearest(3, 4), greedy_paths(3, 4)):
+        unit = Unit([site(inputs())] * 2, [train, Sum(network, Scaled(network, 0.5))])
+        made = factorwise(quantizer, unit)
+        for op, found in zip((train, network), (made[0], made[1].operators[0]), strict=True):
+            for core, coded in zip(op.operators, found.operators, strict=True):
+                white = site(torch.eye(core.shape[1], dtype=torch.float64))
+                expected = quantizer(core.weight.detach(), white).dense()
+                torch.testing.assert_close(coded.dense(), expected)
+            assert type(found) is type(op)
+            assert found.bytes() < 0.5 * op.bytes()
+        assert count_factorwise(quantizer, unit) == [(op.numel(), op.bytes()) for op in made]
+
+
+def test_cores_whose_codes_spare_nothing_stay_and_are_refused_alone():
+    thin = Polyadic(*(Dense(normal(n, 1, dtype=torch.float16)) for n in (OUT, 5, 4)))
+    mixed = Product(thin, Dense(normal(IN, IN)))
+    assert quantise(mixed, inputs()).operators[0].operators[0] is thin.operators[0]
+    with pytest.raises(SiteError, match="no matrix of floats"):
+        quantise(thin, inputs())
 
 
 def test_sparse_rows_are_rounded_each_on_the_moment_of_what_it_reads(monkeypatch):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import SiteError
@@ -15,10 +16,12 @@ from ..operators import (
     Dense,
     LowRank,
     Operator,
+    Polyadic,
     Product,
     RowSparse,
     Scaled,
     Sum,
+    TensorTrain,
     stack_rows,
 )
 from ..quantizers import Quantizer
@@ -36,11 +39,12 @@ def factorwise(quantizer: Quantizer, unit: Unit) -> list[Operator]:
 
     Its matrices are every `Dense`, both factors of every `LowRank` (gate and mask folded into the
     right one) and every block of a `BlockDiagonal`, which reads a part of the input, within any
-    `Product`, `Sum` and `Scaled`; and the numbers of a `RowSparse`, where the quantiser takes such.
-    The rest stays as it is: diagonals, indices, and blocks with rows so short that scales would
-    take what codes spare. A product is gone through from its input on: what follows R reads z =
-    R' x, R' being R in few bits, so its errors count in R' C R'^T for inputs of moment C. A matrix
-    that occurs twice is quantised once, where it is met first.
+    `Product`, `Sum` and `Scaled`; the numbers of a `RowSparse`, where the quantiser takes such; and
+    the cores of a `TensorTrain` and factors of a `Polyadic`, as if what they read were white.
+    The rest stays as it is: diagonals, indices, and blocks and cores with rows so short that scales
+    would take what codes spare. A product is gone through from its input on: what follows R reads
+    z = R' x, R' being R in few bits, so its errors count in R' C R'^T for inputs of moment C. A
+    matrix that occurs twice is quantised once, where it is met first.
 
     Raises SiteError where there is no matrix, or where the quantiser reads more of z than moments.
     """
@@ -99,6 +103,10 @@ def _inside(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Oper
             return Scaled(_inside(quantizer, op.operator, site, done), op.scale)
         case BlockDiagonal(blocks=Tensor()):
             return _blocks(quantizer, op, site, done)
+        case TensorTrain():
+            return TensorTrain(*_cores(quantizer, op, site, done), rows=op.rows, columns=op.columns)
+        case Polyadic():
+            return Polyadic(*_cores(quantizer, op, site, done))
         case RowSparse(values=Tensor() as values) if quantizer.rows is not None:
             if id(values) not in done:
                 done[id(values)] = values, quantizer.rows(values.detach(), op.columns, site)
@@ -136,6 +144,20 @@ def _matrix(quantizer: Quantizer, op: Dense, site: Site, done: _Done) -> Operato
     return done[id(op.weight)][1]
 
 
+def _cores(
+    quantizer: Quantizer, op: TensorTrain | Polyadic, site: Site, done: _Done
+) -> list[Operator]:
+    """What a core reads lies between the others, so all of it counts alike."""
+    made: list[Operator] = list(op.operators)
+    for i, core in enumerate(_rounded(quantizer, op)):
+        if core is not None:
+            ones = torch.ones(core.shape[1], dtype=torch.float64, device=core.device)
+            white = {"gram": ones.diag(), "square_mean": ones, "mean": 0 * ones}
+            stats = {name: white[name].to(of) for name, of in site.stats.items()}
+            made[i] = _matrix(quantizer, core, replace(site, stats=stats), done)
+    return made
+
+
 def _blocks(quantizer: Quantizer, op: BlockDiagonal, site: Site, done: _Done) -> Operator:
     blocks = op.each()
     if not _pays(quantizer, blocks):
@@ -161,6 +183,8 @@ def _holds_a_matrix(op: Operator, quantizer: Quantizer) -> bool:
     match op:
         case Dense() | LowRank() | BlockDiagonal(blocks=Tensor()):
             return True
+        case TensorTrain() | Polyadic():
+            return any(_rounded(quantizer, op))
         case RowSparse(values=Tensor()):
             return quantizer.rows is not None
         case Product() | Sum():
@@ -188,6 +212,11 @@ def _count(quantizer: Quantizer, op: Operator, seen: set[int]) -> Counts:
             return _count(quantizer, op.operator, seen)
         case BlockDiagonal(blocks=Tensor()) if _pays(quantizer, op.each()):
             return matrix(op.each())
+        case TensorTrain() | Polyadic():
+            parts = [
+                matrix(own.weight) if own else (core.numel(), core.bytes())
+                for own, core in zip(_rounded(quantizer, op), op.operators, strict=True)
+            ]
         case RowSparse(values=Tensor() as values) if quantizer.rows is not None:
             numel, size = matrix(values)
             return numel, size + op.columns.numel() * op.columns.element_size()
@@ -204,3 +233,11 @@ def _coded(quantizer: Quantizer, part: Tensor) -> Counts:
 
 def _pays(quantizer: Quantizer, blocks: Tensor) -> bool:
     return _coded(quantizer, blocks)[1] < blocks.numel() * blocks.element_size()
+
+
+def _rounded(quantizer: Quantizer, op: TensorTrain | Polyadic) -> list[Dense | None]:
+    """The cores that are worth codes; None for the others."""
+    return [
+        core if isinstance(core, Dense) and _pays(quantizer, core.weight) else None
+        for core in op.operators
+    ]
