@@ -7,6 +7,7 @@ import torch
 
 import corank
 from corank.calibration.outputs import outputs
+from corank.errors import SiteError
 from corank.models import find_sites, read
 from corank.operators import LowRank, Quantised, Signs
 from corank.registry import METHODS
@@ -196,3 +197,13 @@ def test_a_rank_that_a_weight_cannot_have_is_refused_by_name():
 def test_steps_are_for_compress():
     with pytest.raises(ValueError, match=r"steps are corank\.compress's"):
         corank.quantize(tiny_mlp(), ["gptq"], data=vectors())
+
+
+@pytest.mark.parametrize("method", ["qlora", "qera", "lq_lora", "svdquant", "realm", "eora"])
+def test_a_method_s_own_rank_is_a_site_s_smaller_side_where_that_is_less(method):
+    verb = corank.compress if method == "eora" else corank.quantize
+    report = verb(tiny_llama(), method, data=tokens(), targets=["k_proj"])
+    assert [site.rank for site in report.sites] == [16, 16]
+    for asked in ({"rank": 17}, {"targets": {"k_proj": {"rank": 17}}}):
+        with pytest.raises(SiteError, match=r"k_proj.*outside 1 to 16"):
+            verb(tiny_llama(), method, data=tokens(), **{"targets": ["k_proj"]} | asked)

@@ -52,6 +52,7 @@ def make_plan(
     """Choose a size for each group of sites, so that the budget is met from below.
 
     left: targeted sites that no group holds; they stay as they are, within the budget.
+    Without a budget the recipe's own rank is taken, or a site's smaller side where that is less.
 
     Raises ValueError for an impossible budget, rank or multiple, naming the site.
     """
@@ -61,7 +62,9 @@ def make_plan(
     if keep is None and size is None and rank is None:
         if (only := only_sizes(recipe, units)) is not None:
             return Plan(every, [*only, *stay])
-        rank = recipe.rank
+        if recipe.rank is not None:
+            ranks = [_rank(unit, min(recipe.rank, _most(unit))) for unit in units]
+            return Plan(every, [*ranks, *stay])
     if sum(x is not None for x in (keep, size, rank)) != 1:
         raise ValueError(
             "say how much is to stay by exactly one of keep= (a fraction of the targeted "
@@ -71,7 +74,7 @@ def make_plan(
         only = only_sizes(recipe, units)
         if units and only is not None and None not in only:
             raise ValueError("the method has one size and no ranks: leave rank= out")
-        ranks = [_checked(unit, unit.sites[0].overrides.get("rank", rank)) for unit in units]
+        ranks = [_rank(unit, rank) for unit in units]
         return Plan(every, [*ranks, *stay])
     pick = find_allocator(recipe.allocate)
     candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]
@@ -112,8 +115,14 @@ def rounded(menu: Menu, multiple: int) -> Menu:
     ])  # fmt: skip
 
 
-def _checked(unit: Unit, rank: object) -> int:
-    most = min(sum(site.shape[0] for site in unit.sites), unit.sites[0].shape[1])
+def _most(unit: Unit) -> int:
+    """The highest rank: the smaller side of the unit's matrices below each other."""
+    return min(sum(site.shape[0] for site in unit.sites), unit.sites[0].shape[1])
+
+
+def _rank(unit: Unit, usual: int) -> int:
+    """The site's own rank, or the usual one."""
+    rank, most = unit.sites[0].overrides.get("rank", usual), _most(unit)
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
         raise SiteError(
             unit.name,

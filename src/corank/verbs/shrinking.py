@@ -41,6 +41,8 @@ def shrink(
     if rank is not None and "rank" in registered.parameters:
         params, rank = params | {"rank": rank}, None
     recipe: Recipe = registered.recipe(params)
+    if "rank" in params and options.keep is None and options.size is None:
+        rank = recipe.rank
     recipe = replace(
         recipe,
         cascade=options.cascade or recipe.cascade,
