@@ -173,6 +173,28 @@ def test_keeps_columns_and_rows_and_the_best_link_between_them(method, shape):
     torch.testing.assert_close(whole.dense(), weight)
 
 
+@law("interpolates")
+@shapes
+def test_some_outputs_stay_and_the_others_are_their_best_combinations(method, shape):
+    recipe = method.recipe({})
+    given = of(recipe, shape)
+    weight, gram = given.ops[0].dense(), given.sites[0].stats["gram"]
+    menu = recipe.family.menu(given)
+    assert menu.sizes[:5] == [1, 2, 3, 4, 5]
+    for rank in (1, 5):
+        (op,) = recipe.family.build(given, rank)
+        error, kept = weight - op.dense(), op.operators[2].dense()
+        places = [int((weight == row).all(1).nonzero()) for row in kept]
+        assert len({*places}) == rank
+        assert error[places].abs().max() < 1e-9
+        assert (error @ gram @ kept.mT).abs().max() < 1e-9 * gram.abs().max()  # least squares
+        assert menu.errors[rank - 1] == pytest.approx(float((error @ gram * error).sum()))
+        assert recipe.family.counts(given, rank) == [(op.numel(), op.bytes())]
+        assert op.numel() == rank * (sum(shape) - rank)
+    (whole,) = recipe.family.build(given, min(shape))
+    torch.testing.assert_close(whole.dense(), weight)
+
+
 @law("narrows")
 @shapes
 def test_keeps_rows_as_they_are_and_counts_them_with_their_index(method, shape):

@@ -11,6 +11,7 @@ from corank.metrics import euclidean, second_moment
 from corank.models import Site, find_sites, read
 from corank.operators import (
     BlockDiagonal,
+    BlockRows,
     Dense,
     Diagonal,
     LowRank,
@@ -126,6 +127,14 @@ def test_terms_of_a_sum_read_the_same_and_gates_are_folded_in():
     assert torch.equal(first.dense(), GPTQ(normal(OUT, IN, seed=8), site(x)).dense())
     folded = quantise(LowRank(low.b, low.a * (gate * mask)[:, None]), x)
     assert torch.equal(Sum(*rest).dense(), folded.dense())
+
+
+def test_rows_of_blocks_read_the_same():
+    x, first, second = inputs(), normal(5, 6, seed=4), normal(3, 6, seed=5)
+    made = quantise(Product(BlockRows(Dense(first), Dense(second)), Dense(normal(6, IN))), x)
+    z = x @ made.operators[1].dense().mT
+    for found, matrix in zip(made.operators[0].operators, (first, second), strict=True):
+        torch.testing.assert_close(found.dense(), GPTQ(matrix, site(z)).dense())
 
 
 def test_blocks_read_their_own_part_of_the_input():

@@ -7,6 +7,7 @@ from .codebook import learned_codebook, nearest_centres
 from .components import principal_components
 from .dictionary import learned_dictionary, matching_pursuit, orthonormal_dictionary
 from .gram import GramAccumulator
+from .interpolative import interpolation_errors, interpolative, others
 from .patterns import n_of_m
 from .polyadic import polyadic
 from .projection import energy, project, projection_spectrum
@@ -44,6 +45,8 @@ __all__ = [
     "eigh_clamped",
     "energy",
     "exact_svd",
+    "interpolation_errors",
+    "interpolative",
     "k_means",
     "ldu",
     "learned_codebook",
@@ -53,6 +56,7 @@ __all__ = [
     "n_of_m",
     "nearest_centres",
     "orthonormal_dictionary",
+    "others",
     "pivoted_columns",
     "polyadic",
     "principal_components",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..errors import unknown
 from ..linalg import SELECTIONS
-from ..metrics import activation_scale
+from ..metrics import activation_scale, second_moment
 from ..registry import Paper, Recipe, method
-from ..rewrites import skeleton
+from ..rewrites import interpolation, skeleton
 
 
 @method(
@@ -29,3 +29,23 @@ def curing(select: str = "deim") -> Recipe:
     if select not in SELECTIONS:
         raise unknown("selection", select, SELECTIONS)
     return Recipe(skeleton(activation_scale(1.0, of="rms"), SELECTIONS[select]))
+
+
+@method(
+    Paper(
+        "On the compression of low rank matrices",
+        "",
+        "doi 10.1137/030602678, section 3: the interpolative decomposition, by QR with column "
+        "pivoting",
+        "of the outputs that calibration saw, (W C^(1/2))^T with C the inputs' second moment, so "
+        "that what is kept are rows of W; the coefficients are the least squares fit",
+    ),
+    area="compress",
+    laws=("interpolates",),
+)
+def interpolative(ridge: float = 0.0) -> Recipe:
+    """Some outputs as they are, and the others made of them: no number is stored twice.
+
+    ridge: of the inputs' second moment, over its mean diagonal.
+    """
+    return Recipe(interpolation(second_moment(ridge)))

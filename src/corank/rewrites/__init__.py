@@ -13,6 +13,7 @@ from .dictionary import Fit, Held, Solve, dictionary, evenly
 from .factorwise import count_factorwise, factorwise
 from .fresh import fresh
 from .head_sharing import head_sharing
+from .interpolation import interpolation
 from .iterated import iterated_signs
 from .latent import quantised_factors
 from .menu import Menu, Size, menu_of_ranks
@@ -68,6 +69,7 @@ __all__ = [
     "factorwise",
     "fresh",
     "head_sharing",
+    "interpolation",
     "is_mixer",
     "iterated_signs",
     "layout_of",

@@ -13,6 +13,7 @@ from ..errors import SiteError
 from ..models import Site
 from ..operators import (
     BlockDiagonal,
+    BlockRows,
     Dense,
     LowRank,
     Operator,
@@ -39,8 +40,9 @@ def factorwise(quantizer: Quantizer, unit: Unit) -> list[Operator]:
 
     Its matrices are every `Dense`, both factors of every `LowRank` (gate and mask folded into the
     right one) and every block of a `BlockDiagonal`, which reads a part of the input, within any
-    `Product`, `Sum` and `Scaled`; the numbers of a `RowSparse`, where the quantiser takes such; and
-    the cores of a `TensorTrain` and factors of a `Polyadic`, as if what they read were white.
+    `Product`, `Sum`, `BlockRows` and `Scaled`; the numbers of a `RowSparse`, where the quantiser
+    takes such; and the cores of a `TensorTrain` and factors of a `Polyadic`, as if what they read
+    were white.
     The rest stays as it is: diagonals, indices, and blocks and cores with rows so short that scales
     would take what codes spare. A product is gone through from its input on: what follows R reads
     z = R' x, R' being R in few bits, so its errors count in R' C R'^T for inputs of moment C. A
@@ -99,6 +101,8 @@ def _inside(quantizer: Quantizer, op: Operator, site: Site, done: _Done) -> Oper
             return _in_turn(quantizer, op.operators, site, done)
         case Sum():
             return Sum(*(_inside(quantizer, term, site, done) for term in op.operators))
+        case BlockRows():
+            return BlockRows(*(_inside(quantizer, part, site, done) for part in op.operators))
         case Scaled():
             return Scaled(_inside(quantizer, op.operator, site, done), op.scale)
         case BlockDiagonal(blocks=Tensor()):
@@ -187,7 +191,7 @@ def _holds_a_matrix(op: Operator, quantizer: Quantizer) -> bool:
             return any(_rounded(quantizer, op))
         case RowSparse(values=Tensor()):
             return quantizer.rows is not None
-        case Product() | Sum():
+        case Product() | Sum() | BlockRows():
             return any(_holds_a_matrix(part, quantizer) for part in op.operators)
         case Scaled():
             return _holds_a_matrix(op.operator, quantizer)
@@ -206,7 +210,7 @@ def _count(quantizer: Quantizer, op: Operator, seen: set[int]) -> Counts:
             return matrix(op.weight)
         case LowRank():
             parts = [matrix(part) for part in (op.b, op.a)]
-        case Product() | Sum():
+        case Product() | Sum() | BlockRows():
             parts = [_count(quantizer, part, seen) for part in op.operators]
         case Scaled():
             return _count(quantizer, op.operator, seen)
