@@ -307,6 +307,14 @@ def test_uniqls_file_is_cut_to_what_the_method_would_have_kept(build, tmp_path):
         assert 0 < size < len(had)
         for op, wanted in zip(made, family.build(unit, size), strict=True):
             torch.testing.assert_close(op.dense(), wanted.dense())
+    at_load = corank.load(tmp_path / "model", keep=0.6)
+    values = at_load.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in loaded.state_dict().items())
+    corank.save(at_load, tmp_path / "again")
+    again = corank.load(tmp_path / "again").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in values.items())
+    with pytest.raises(ValueError, match=r"keep=1\.5 is outside"):
+        corank.load(tmp_path / "model", keep=1.5)
     rows = {row.name: row for row in report.sites}
     assert all(row.numel_after < row.numel_before for row in rows.values())
     assert report.totals["model_bytes_after"] < report.totals["model_bytes_before"]

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from ..engine.narrowing import narrow
 from ..errors import FormatError
+from .attach import attach
 from .plain import SKELETON, load_plain
 from .record import require_sealed, seal
 
@@ -19,6 +21,7 @@ def load(
     path: str | os.PathLike[str],
     builder: Callable[[], nn.Module] | None = None,
     *,
+    keep: float | None = None,
     size: str | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -26,6 +29,8 @@ def load(
 
     builder: makes the uncompressed module, for a module that is not transformers' own; its values
         are replaced.
+    keep: of channels that are stored sorted (`uniql`): the fraction that stays of each module's, as
+        in `corank.cut`.
     size: of the whole model in bytes, "40MB", for weights saved in terms (`bitstack`): the least
         important ones are left in the files, so that the model is what compressing to this size
         would have made. Files are checked whole all the same.
@@ -33,9 +38,18 @@ def load(
 
     Raises FormatError for a folder that is truncated, edited, newer than this corank, or that
     holds another module than the builder makes; ValueError if the builder is missing or idle, and
-    for a size that cannot be met, or of weights that are in no terms.
+    for a keep or size that cannot be met, or that the weights do not serve.
     """
-    folder = Path(path)
+    model = _load(Path(path), builder, size, options)
+    if keep is not None:
+        narrow(model, keep)
+        attach(model)
+    return model
+
+
+def _load(
+    folder: Path, builder: Callable[[], nn.Module] | None, size: str | None, options: dict[str, Any]
+) -> nn.Module:
     if (folder / SKELETON).is_file():
         if builder is None or options:
             raise ValueError(
