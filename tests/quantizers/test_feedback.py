@@ -68,6 +68,37 @@ def test_greedy_paths_is_gpfq_on_the_data():
     torch.testing.assert_close(greedy_paths(BITS, GROUP)(w, site(x)).dense(), made)
 
 
+def lost(quantizer, w, x):
+    """The mean squared error of each output."""
+    made = site(x)
+    made.shape = tuple(w.shape)
+    return (x @ (w - quantizer(w, made).dense()).mT).square().mean(0)
+
+
+def test_greedy_paths_err_no_more_than_their_bound():
+    steps = torch.randint(0, 16, (OUT, 64), generator=torch.Generator().manual_seed(0)).double()
+    w = steps + 0.4 * (steps < 15) * (steps > 0)  # errors that all point one way
+    w[:, :2] = torch.tensor([0.0, 15.0])
+    x = inputs()[:, :1] + 0.01 * torch.randn(60, 64, generator=torch.Generator().manual_seed(2))
+    bound = x.square().mean(0).sum() / 4  # of steps of one
+    assert (lost(greedy_paths(4, 64), w, x) <= bound).all()
+    assert (lost(round_to_nearest(4, 64), w, x) > 5 * bound).all()
+
+
+def test_what_greedy_paths_lose_falls_with_the_number_of_columns():
+    def relative(quantizer, columns):
+        g = torch.Generator().manual_seed(columns)
+        x = torch.randn(16, columns, generator=g, dtype=torch.float64)
+        w = 2 * torch.rand(20, columns, generator=g, dtype=torch.float64) - 1
+        return float(lost(quantizer, w, x).sum() / (x @ w.mT).square().mean(0).sum())
+
+    found = [relative(greedy_paths(3, 4096), n) for n in (64, 256, 1024)]
+    assert found[1] < found[0] / 3
+    assert found[2] < found[1] / 3
+    plain = [relative(round_to_nearest(3, 4096), n) for n in (64, 1024)]
+    assert plain[1] > plain[0] / 3
+
+
 @pytest.mark.parametrize("make", [error_feedback, greedy_paths])
 def test_without_correlation_both_are_rounding(make):
     w, plain = weight(), site(inputs())

@@ -7,6 +7,7 @@ import torch
 
 import corank
 from corank.calibration.outputs import outputs
+from corank.models import find_sites, install, read
 from corank.operators import Dense, RoundedInputs, build, describe, is_linear
 from tests.verbs.models import tiny_bert, tiny_llama, tokens
 
@@ -28,6 +29,55 @@ def test_a_row_of_inputs_is_rounded_to_its_own_steps():
     assert torch.equal(again(x), op(x))
     with pytest.raises(ValueError, match="bits must be 2, 3"):
         RoundedInputs(Dense(w), 9)
+
+
+def test_groups_of_a_row_have_steps_of_their_own():
+    w = torch.randn(5, 7, dtype=torch.float64)
+    op = RoundedInputs(Dense(w), 3, group=4)
+    x = torch.tensor([[3.0, 0.4, 0.6, -1.6, 0.6, 0.2, -0.3], [0.0] * 7]).double()
+    rounded = torch.tensor([[3.0, 0.0, 1.0, -2.0, 0.6, 0.2, -0.4], [0.0] * 7]).double()
+    rounded[0, 6] = -0.2  # -0.3 is midway between steps of 0.2: to the even one, -2 or -1
+    found = op(x)
+    other = rounded.clone()
+    other[0, 6] = -0.4
+    assert any(torch.allclose(found, candidate @ w.mT) for candidate in (rounded, other))
+    again = build(describe(op), "cpu")
+    again.load_state_dict(op.state_dict())
+    assert torch.equal(again(x), found)
+    with pytest.raises(ValueError, match="group must be at least 1"):
+        RoundedInputs(Dense(w), 4, group=0)
+
+
+def test_svdquant_rounds_what_its_codes_read_after_smoothing_it(tmp_path):
+    model = tiny_llama()
+    with torch.no_grad():
+        next(s for s in model.modules() if type(s).__name__.endswith("Norm")).weight[3] = 20.0
+    original, data = copy.deepcopy(model), tokens()
+    options = {"bits": 8, "group": 16, "rank": 2, "activation_bits": 4, "data": data}
+    report = corank.quantize(model, "svdquant", **options)
+    q = model.model.layers[0].self_attn.q_proj.operator
+    (core,) = [part for part in q.modules() if isinstance(part, RoundedInputs)]
+    assert (core.bits, core.group) == (4, 16)
+    x = torch.randn(3, 32)
+    low = q.dense() - core.dense() / q.operators[1].diagonal.reciprocal()
+    torch.testing.assert_close(q(x), core(x * q.operators[1].diagonal) + x @ low.mT)
+    assert report.totals["model_bytes_after"] == sum(
+        t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())
+    )
+    plain = copy.deepcopy(original)
+    corank.quantize(plain, "round_to_nearest", bits=8, group=16)
+    for site in find_sites(plain):
+        install(plain, site, RoundedInputs(read(plain, site), 4, 16))
+    wanted = outputs(original, data)
+    errors = [
+        sum(float((a - b).square().sum()) for a, b in zip(outputs(m, data), wanted, strict=True))
+        for m in (model, plain)
+    ]
+    assert errors[0] < 0.5 * errors[1]  # smoothing and the low-rank branch spare the inputs
+    corank.save(model, tmp_path)
+    again = corank.load(tmp_path)
+    for mine, theirs in zip(outputs(again, data), outputs(model, data), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_half_precision_holds_the_products_of_rounded_inputs():

@@ -6,6 +6,7 @@ from .feedback import error_feedback, greedy_paths, row_feedback
 from .learned import learned_scales
 from .nearest import as_tuned, round_to_nearest, to_normal_float, to_signs, to_ternary
 from .quantizer import Quantizer
+from .reading import reading_rounded
 from .tuning import tune_rounding
 from .vectors import vector_codebooks
 
@@ -17,6 +18,7 @@ __all__ = [
     "error_feedback",
     "greedy_paths",
     "learned_scales",
+    "reading_rounded",
     "round_to_nearest",
     "row_feedback",
     "to_normal_float",

@@ -38,7 +38,9 @@ def greedy_paths(bits: int = 4, group: int = 64, symmetric: bool = False) -> Qua
     """Column t becomes Q(w_t + sum over s < t of (w_s - q_s) C_st / C_tt): GPFQ.
 
     The sum is <x_t, u> / |x_t|^2 of the error u so far (arXiv 2201.11113), read off the inputs'
-    second moment C. A column that is never active, C_tt = 0, is rounded by itself.
+    second moment C. A column that is never active, C_tt = 0, is rounded by itself. What is left of
+    an output's mean squared error is at most the sum of C_tt (scale_t / 2)^2 where no sum is beyond
+    the codes' range: |u|^2 grows by no more than |x_t|^2 times the square of what is rounded off.
     """
     return _sequential(_projected, bits, group, symmetric)
 

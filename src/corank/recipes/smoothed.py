@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..metrics import euclidean, second_moment
-from ..quantizers import round_to_nearest
+from ..quantizers import reading_rounded, round_to_nearest
 from ..registry import Paper, Recipe, method
 from ..rewrites import Family, compensation, quantisation, smoothing, truncation
 from ..rewrites.scales import between, by_activations
@@ -38,22 +38,34 @@ def awq(bits: Bits = 4, group: int = 64, points: int = 20) -> Recipe:
         "2411.05007",
         "section 4.2: smoothing, then the SVD's leading part in floats and the rest in codes, "
         "refined in turn with the best kept",
-        "activations stay in floats; the refinement keeps what is nearest as a matrix, and the "
-        "smoothing what errs least at the outputs; the inverse scales stay beside the codes",
+        "activations stay in floats but with `activation_bits`, whose codes are multiplied as "
+        "floats, by no kernel of 4 bits; the refinement keeps what is nearest as a matrix, and the "
+        "smoothing what errs least at the outputs of inputs in floats; the inverse scales stay "
+        "beside the codes",
     ),
     area="quantize",
     laws=("quantises", "compensates"),
 )
 def svdquant(
-    bits: Bits = 4, group: int = 64, rank: int = 32, rounds: int = 1, points: int = 10
+    bits: Bits = 4,
+    group: int = 64,
+    rank: int = 32,
+    rounds: int = 1,
+    points: int = 10,
+    activation_bits: int | None = None,
 ) -> Recipe:
-    """Outliers are shifted from inputs to weights, and a low-rank branch takes them from there."""
+    """Outliers are shifted from inputs to weights, and a low-rank branch takes them from there.
+
+    activation_bits: 2 to 8 (the paper's 4) for the inputs of the codes, of each token and `group`;
+    the low-rank branch reads them as they are. None leaves all in floats.
+    """
     scales, error = between(points), second_moment()
 
     def family(bits: int) -> Family:
-        repaired = compensation(
-            round_to_nearest(bits, group), truncation(euclidean()), rounds, repair_first=True
-        )
+        codes = round_to_nearest(bits, group)
+        if activation_bits is not None:
+            codes = reading_rounded(codes, activation_bits, group)
+        repaired = compensation(codes, truncation(euclidean()), rounds, repair_first=True)
         return smoothing(repaired, scales, error, frozenset({"abs_max"}))
 
     return with_bits(bits, family, rank=rank)
