@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import corank
-from benchmarks.equal import any_size, claims, judging, page
+from benchmarks.equal import any_size, claims, judging, more, page
 from benchmarks.equal.measure import load, measure
 from benchmarks.equal.rows import AUTO, SHARES, Row, list_healed, list_rows, list_seeds
 
@@ -150,6 +150,13 @@ def test_healed_rows_stand_beside_what_they_were_and_seeds_beside_each_other():
     assert "| 25% | svd | 3 | 0.700 | 0.500 to 0.900 | 0.700 | 0.500 to 0.900 |" in text
     assert len({r.key for r in list_healed()}) == len(list(list_healed()))
     assert all(r.seed for r in list_seeds())
+
+
+def test_what_is_not_tried_is_named():
+    listed = [Row(("svd",), 0.25), Row(("svd",), 0.4), Row(("gptq",), 0.4), Row(("pela",), 0.4)]
+    tried = [{"key": row.key} for row in listed[1:3]]
+    assert more.coverage(tried, listed) == "40%: 2 of 3; 25%: 0 of 1. Not tried at any: pela."
+    assert more.coverage(tried, listed[1:3]) == "40%: 2 of 2."
 
 
 def test_a_claim_below_one_bit_is_of_healed_rows_of_that_size():

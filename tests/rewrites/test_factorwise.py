@@ -131,7 +131,9 @@ def test_terms_of_a_sum_read_the_same_and_gates_are_folded_in():
 
 def test_rows_of_blocks_read_the_same():
     x, first, second = inputs(), normal(5, 6, seed=4), normal(3, 6, seed=5)
-    made = quantise(Product(BlockRows(Dense(first), Dense(second)), Dense(normal(6, IN))), x)
+    op = Product(BlockRows(Dense(first), Dense(second)), Dense(normal(6, IN)))
+    made = quantise(op, x)
+    assert count_factorwise(GPTQ, Unit([site(x)], [op])) == [(made.numel(), made.bytes())]
     z = x @ made.operators[1].dense().mT
     for found, matrix in zip(made.operators[0].operators, (first, second), strict=True):
         torch.testing.assert_close(found.dense(), GPTQ(matrix, site(z)).dense())
