@@ -47,8 +47,8 @@ per token, on documents held out from fine-tuning. `ere(bits=None)` is a plain l
     "smaller": """\
 A LLaMA of half the reference model's width, so of a quarter of its bytes, trained on sources of the
 standard library for 300 steps of 8 windows of 128 tokens: from evenly spaced numbers of the
-reference model, or from random ones, at two rates. {quality} is per token, on packages held out
-from training.""",
+reference model, which learned these sources for longer, or from random ones, at two rates.
+{quality} is per token, on packages held out from the training of both.""",
     "routed": """\
 The reference model, every feed-forward network in four experts of which a token uses two: nothing
 is smaller, less is multiplied. With rate=0 the router has learned nothing and always chooses the
