@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..linalg import interpolation_errors, interpolative, others, sqrt_psd
+from ..linalg import interpolation_errors, interpolative, others
 from ..metrics import Measure
 from ..metrics.metric import times
 from ..operators import BlockRows, Dense, Operator, Permutation, Product
@@ -60,13 +60,10 @@ def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:
 
 
 def _outputs(measure: Measure, unit: Unit) -> Tensor:
-    """(in, out): C^(1/2) W^T, a column for each output."""
+    """The second moment W C W^T of the outputs, (out, out)."""
     (site,), (op,) = unit.sites, unit.ops
-    weight, moment = wide(op).double(), measure(site.stats).right
-    if moment is None:
-        return weight.mT
-    moment = moment.double()
-    return times(moment.sqrt() if moment.ndim == 1 else sqrt_psd(moment), weight.mT)
+    weight = wide(op).double()
+    return weight @ times(measure(site.stats).right, weight.mT)
 
 
 def _counts(unit: Unit, rank: int | None) -> list[Counts]:
