@@ -4,7 +4,7 @@ import pytest
 import scipy.linalg.interpolative as theirs
 import torch
 
-from corank.linalg import interpolation_errors, interpolative, others
+from corank.linalg import complement, interpolation_errors, interpolative
 
 
 def matrix(rows, columns, seed=0):
@@ -22,7 +22,7 @@ def test_columns_and_coefficients_are_scipys(shape, rank):
     columns, t = interpolative(a.mT @ a, rank)
     assert columns.tolist() == order[:rank].tolist()
     expected = torch.empty_like(t)
-    left = others(columns, shape[1]).tolist()
+    left = complement(columns, shape[1]).tolist()
     for place, column in enumerate(order[rank:].tolist()):
         expected[:, left.index(column)] = torch.from_numpy(coefficients)[:, place]
     torch.testing.assert_close(t, expected)
@@ -35,7 +35,7 @@ def test_errors_are_those_of_every_rank(shape):
     assert len(errors) == shape[1] + 1
     for rank in range(1, shape[1] + 1):
         columns, t = interpolative(a.mT @ a, rank)
-        lost = a[:, others(columns, shape[1])] - a[:, columns] @ t
+        lost = a[:, complement(columns, shape[1])] - a[:, columns] @ t
         torch.testing.assert_close(lost.square().sum(), errors[rank], atol=1e-12, rtol=1e-7)
     torch.testing.assert_close(errors[0], a.square().sum())
 
@@ -44,7 +44,7 @@ def test_a_deficient_matrix_is_finite_and_exact_from_its_rank_on():
     a = matrix(8, 3) @ matrix(3, 10, seed=1)
     columns, t = interpolative(a.mT @ a, 6)
     assert len({*columns.tolist()}) == 6
-    torch.testing.assert_close(a[:, columns] @ t, a[:, others(columns, 10)])
+    torch.testing.assert_close(a[:, columns] @ t, a[:, complement(columns, 10)])
     assert interpolation_errors(torch.zeros(6, 6)).tolist() == [0.0] * 7
     assert interpolative(torch.zeros(6, 6), 2)[0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="rank must be"):

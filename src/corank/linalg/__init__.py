@@ -7,7 +7,7 @@ from .codebook import learned_codebook, nearest_centres
 from .components import principal_components
 from .dictionary import learned_dictionary, matching_pursuit, orthonormal_dictionary
 from .gram import GramAccumulator
-from .interpolative import interpolation_errors, interpolative, others
+from .interpolative import complement, interpolation_errors, interpolative
 from .patterns import n_of_m
 from .polyadic import polyadic
 from .projection import energy, project, projection_spectrum
@@ -41,6 +41,7 @@ __all__ = [
     "by_leverage",
     "by_volume",
     "common_center",
+    "complement",
     "deim",
     "eigh_clamped",
     "energy",
@@ -56,7 +57,6 @@ __all__ = [
     "n_of_m",
     "nearest_centres",
     "orthonormal_dictionary",
-    "others",
     "pivoted_columns",
     "polyadic",
     "principal_components",

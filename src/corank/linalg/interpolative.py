@@ -19,7 +19,7 @@ def interpolative(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     check_rank(rank, (len(gram), len(gram)))
     columns, lower, _ = _pivoted(gram, rank)
-    rest = others(columns, len(gram))
+    rest = complement(columns, len(gram))
     root = lower[:, columns]  # (rank, rank), upper triangular: R of a[:, columns] = Q R
     seen = int((root.diagonal() > 0).sum())
     t = root.new_zeros(rank, len(rest))
@@ -32,7 +32,7 @@ def interpolation_errors(gram: Tensor) -> Tensor:
     return _pivoted(gram, len(gram))[2]
 
 
-def others(chosen: Tensor, count: int) -> Tensor:
+def complement(chosen: Tensor, count: int) -> Tensor:
     """The indices below `count` that are not among `chosen`, ascending."""
     left = torch.ones(count, dtype=torch.bool, device=chosen.device)
     left[chosen] = False

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..linalg import interpolation_errors, interpolative, others
+from ..linalg import complement, interpolation_errors, interpolative
 from ..metrics import Measure
 from ..metrics.metric import times
 from ..operators import BlockRows, Dense, Operator, Permutation, Product
@@ -48,7 +48,7 @@ def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:
     (site,), (op,) = unit.sites, unit.ops
     require_rank(rank, site)
     rows, t = interpolative(_outputs(measure, unit), rank)
-    order = torch.cat([rows, others(rows, site.shape[0])])
+    order = torch.cat([rows, complement(rows, site.shape[0])])
     made = torch.arange(rank, dtype=torch.int32, device=op.device)
     return [
         Product(
