@@ -7,7 +7,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import corank
-from corank.operators import FourBitPlanes, Quantised, four_bit_planes
+from corank.operators import (
+    BlockDiagonal,
+    FourBitPlanes,
+    Polyadic,
+    Quantised,
+    RowSparse,
+    TensorTrain,
+    four_bit_planes,
+)
 
 from .models import tokens
 
@@ -59,6 +67,18 @@ def test_codes_that_the_kernel_does_not_take_stay_and_are_named():
     assert len(left) == 6
     assert len(kinds(model, Quantised)) == 12  # scales are in codes too
     assert set(left.values()) == {"its codes stand for levels that are not evenly spaced"}
+
+
+@pytest.mark.parametrize("structure", ["mpoe", "monarch", "compot"])
+def test_codes_that_no_input_is_multiplied_with_stay(structure):
+    model = llama()
+    corank.compress(model, [structure, {"gptq": {"bits": 4, "group": 32}}], data=tokens(), keep=0.2)
+    inner = (BlockDiagonal, Polyadic, RowSparse, TensorTrain)
+    held = {id(q) for op in model.modules() if isinstance(op, inner) for q in op.modules()}
+    stay = [q for q in model.modules() if isinstance(q, Quantised) and id(q) in held]
+    assert stay
+    assert corank.for_inference(model) == {}
+    assert [q for q in model.modules() if isinstance(q, Quantised)] == stay
 
 
 def test_it_runs_but_is_not_saved(tmp_path):

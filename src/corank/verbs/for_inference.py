@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..models import find_sites, install, read
-from ..operators import BlockDiagonal, Operator, Quantised, RowSparse, in_planes
+from ..operators import (
+    BlockDiagonal,
+    Decoded,
+    Operator,
+    Polyadic,
+    Quantised,
+    RowSparse,
+    TensorTrain,
+    in_planes,
+)
 
 
 def for_inference(model: nn.Module) -> dict[str, str]:
@@ -48,8 +57,8 @@ def _codes(
     op: nn.Module, parent: nn.Module | None = None, name: str = ""
 ) -> Iterator[tuple[nn.Module | None, str, Quantised]]:
     """Matrices in codes within an operator, and where each stands; not those of scales in codes,
-    nor blocks below each other or numbers with places, which no input is multiplied with."""
-    if isinstance(op, BlockDiagonal | RowSparse):
+    nor what no input is multiplied with: blocks below each other, numbers with places, cores."""
+    if isinstance(op, BlockDiagonal | Decoded | Polyadic | RowSparse | TensorTrain):
         return
     if isinstance(op, Quantised):
         yield parent, name, op
