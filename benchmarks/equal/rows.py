@@ -35,25 +35,26 @@ CODES = (8, 4)
 HEALED = 120
 #: A size for healed rows only: less than one bit for each weight.
 BELOW = 0.05
+#: Where what is chosen below is healed, and where every method is.
+HEALED_AT, ALL_HEALED = (0.25, 0.12, BELOW), 0.25
 #: What trains by itself and is no step of a composition, with its parameters and where it is tried:
 #: what has one size at that size.
 TRAINED: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-    "littlebit": ({"bits": None}, (0.25, 0.12, BELOW)),
+    "littlebit": ({"bits": None}, HEALED_AT),
     "lrq": ({"bits": BITS}, (0.25,)),
     "norm_tweaking": ({"bits": BITS}, (0.25,)),
     "int21": ({"bits": LEAST_BITS}, (0.25,)),
     "onebit": ({}, (0.12,)),
-    "dsformer": ({}, (0.25, 0.12, BELOW)),
-    "pela": ({}, (0.25, 0.12, BELOW)),
+    "dsformer": ({}, HEALED_AT),
+    "pela": ({}, HEALED_AT),
     "row_column_sharing": ({}, (0.8,)),
 }
-#: What is healed, each for as long; at `ALL_HEALED` every method is.
+#: What is healed, each for as long.
 TO_HEAL: tuple[Any, ...] = (
     {"gptq": {"bits": BITS}}, ("kfac_svd", {"gptq": {"bits": 4}}),
     ("modegpt", {"gptq": {"bits": 4}}), "corank", "kfac_svd", "svd_llm", "modegpt", "uniql",
     "compot", "monarch",
 )  # fmt: skip
-HEALED_AT, ALL_HEALED = (0.25, 0.12, BELOW), 0.25
 #: What is done with other draws of calibration text, and at which share.
 SEEDED: tuple[Any, ...] = (
     {"gptq": {"bits": BITS}}, {"awq": {"bits": BITS}}, {"qera": {"bits": BITS}}, "kfac_svd",

@@ -48,6 +48,12 @@ def test_groups_of_a_row_have_steps_of_their_own():
         RoundedInputs(Dense(w), 4, group=0)
 
 
+@pytest.mark.parametrize("bits", [0, 1, 9, True])
+def test_bits_that_inputs_cannot_have_are_refused_at_once(bits):
+    with pytest.raises(ValueError, match="inputs take 2 to 8 bits"):
+        corank.quantize(tiny_llama(), "svdquant", activation_bits=bits, rank=2, data=tokens())
+
+
 def test_svdquant_rounds_what_its_codes_read_after_smoothing_it(tmp_path):
     model = tiny_llama()
     with torch.no_grad():

@@ -18,12 +18,12 @@ def interpolative(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Computed in float64. Raises ValueError for a rank outside 1..n.
     """
     check_rank(rank, (len(gram), len(gram)))
-    columns, lower, _ = _pivoted(gram, rank)
+    columns, rows, _ = _pivoted(gram, rank)
     rest = complement(columns, len(gram))
-    root = lower[:, columns]  # (rank, rank), upper triangular: R of a[:, columns] = Q R
+    root = rows[:, columns]  # (rank, rank), upper triangular: R of a[:, columns] = Q R
     seen = int((root.diagonal() > 0).sum())
     t = root.new_zeros(rank, len(rest))
-    t[:seen] = torch.linalg.solve_triangular(root[:seen, :seen], lower[:seen, rest], upper=True)
+    t[:seen] = torch.linalg.solve_triangular(root[:seen, :seen], rows[:seen, rest], upper=True)
     return columns, t
 
 
@@ -48,14 +48,14 @@ def _pivoted(gram: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     left = gram.diagonal().clamp_min(0)
     least = len(gram) * torch.finfo(gram.dtype).eps * left.max()
     rows, places, errors = gram.new_zeros(count, len(gram)), [], [left.sum()]
-    open_ = torch.ones_like(left, dtype=torch.bool)
+    free = torch.ones_like(left, dtype=torch.bool)
     for step in range(count):
-        place = int(torch.where(open_, left, -1.0).argmax())
+        place = int(torch.where(free, left, -1.0).argmax())
         places.append(place)
-        open_[place] = False
+        free[place] = False
         if left[place] > least:
             column = gram[place] - rows[:step, place] @ rows[:step]
-            rows[step] = torch.where(open_, column, 0.0) / left[place].sqrt()
+            rows[step] = torch.where(free, column, 0.0) / left[place].sqrt()
             rows[step, place] = left[place].sqrt()
             left = (left - rows[step].square()).clamp_min(0)
         left[place] = 0

@@ -12,7 +12,9 @@ from .quantizer import Quantizer
 
 
 def reading_rounded(quantizer: Quantizer, bits: int, group: int) -> Quantizer:
-    """The same codes, of inputs rounded to `bits` in groups of `group`; see `RoundedInputs`."""
+    """The same codes, of inputs rounded to `bits` (2 to 8) in groups; see `RoundedInputs`."""
+    if bits not in range(2, 9) or group < 1:
+        raise ValueError(f"inputs take 2 to 8 bits in groups of 1 or more, got {bits} and {group}")
 
     def apply(weight: Tensor, site: Site) -> Operator:
         return RoundedInputs(quantizer(weight, site), bits, group)
