@@ -64,6 +64,7 @@ def render(
     parts, plots = [INTRODUCTION.format(shares=shares, among=among)], {}
     if judged := judge(tables, MODELS):
         parts += ["## Targets", table(["what", "to reach", "reached", ""], judged), WHY]
+    parts += _earlier(tables)
     if claims := render_claims(tables, MODELS, claim_row(sizes or {})):
         parts += ["## Claims of papers, tried small", CLAIMS, claims]
     for model, measure in MODELS.items():
@@ -90,6 +91,17 @@ def render(
     parts += render_memory(peaks or {})
     versions = ", ".join(f"{k} {v}" for k, v in sorted(tables.get("environment", {}).items()))
     return "\n\n".join([*parts, "## Versions", versions]) + "\n", plots
+
+
+def _earlier(tables: Mapping[str, Any]) -> list[str]:
+    """Where auto was run before SignRound was among what it tries; [] where nowhere."""
+    found = [
+        f"{model} at {row['share']:.0%}"
+        for model in MODELS
+        for row in sorted(measured(tables.get(model, [])), key=lambda row: -row["share"])
+        if row["label"] == AUTO and "signround" not in str(row.get("tried"))
+    ]
+    return [f"`auto` was run without SignRound: {', '.join(found)}."] if found else []
 
 
 SPEED = """\

@@ -14,7 +14,7 @@ SHARES = (0.25, 0.4, 0.12, 0.6, 0.8)
 AUTO = "auto"
 #: What auto tries here: what leads the board, so that a search takes minutes on one core.
 AMONG: tuple[Any, ...] = (
-    "gptq", "gpfq", "qera", "loftq", "awq", "kfac_svd", "modegpt", "corank",
+    "gptq", "gpfq", "qera", "loftq", "awq", "signround", "kfac_svd", "modegpt", "corank",
     *((key, {"gptq": {"bits": b}}) for key in ("svd_llm", "kfac_svd", "modegpt") for b in (4, 8)),
 )  # fmt: skip
 #: Plain codes, which everything has to be better than at a quarter of the bytes and below.

@@ -9,8 +9,9 @@ import torch
 import corank
 from corank.calibration import batches
 from corank.errors import DataError
+from corank.models import find_sites, read
 from corank.verbs import mixing, searching, turns
-from corank.verbs.candidates import BITS, candidates, needs_the_whole, sensed
+from corank.verbs.candidates import BITS, candidates, needs_the_whole, sensed, widest
 from corank.verbs.profiling import Tried, one_of_each
 from corank.verbs.yardstick import Yardstick
 
@@ -35,6 +36,29 @@ def test_what_is_kept_is_the_nearest_of_the_tried_on_the_tuning_data():
     assert whole(model) <= whole(original) - int(0.7 * 61440)
     assert report.totals["model_bytes_after"] == whole(model)
     assert report.seconds["search"] > 0
+
+
+@pytest.mark.parametrize(("keep", "bits"), [(0.12, 2), (0.25, 6), (1.0, 8)])
+def test_what_has_one_number_of_bits_is_tried_with_the_most_that_fit(keep, bits):
+    model = tiny_llama()  # in float32: an eighth of its bytes are four bits, scales beside them
+    sites = find_sites(model)
+    ops = [read(model, site) for site in sites]
+    most = int(keep * sum(op.bytes() for op in ops))
+    assert widest(["signround"], sites, ops, most) == [{"signround": {"bits": bits}}]
+    quantised = copy.deepcopy(model)
+    report = corank.quantize(quantised, "signround", bits=bits, data=tokens(), steps=1)
+    assert report.totals["bytes_after"] <= most
+    for other in (["svd"], [{"signround": {"bits": 2}}], ["signround", "eora"]):
+        assert widest(other, sites, ops, most) == other
+    assert widest(["signround"], sites, ops, 100) == ["signround"]
+
+
+def test_auto_tries_it_so():
+    report = corank.compress(
+        tiny_llama(), "auto", keep=0.25, data=tokens(), among=["svd", "signround"], finalists=1
+    )
+    tried = [row["steps"] for row in report.sections["tried"]["whole"]]
+    assert "signround(bits=6)" in tried
 
 
 def test_every_method_that_a_budget_can_size_is_a_candidate():

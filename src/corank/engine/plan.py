@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from ..allocation import MEASURED, Candidate, find_allocator, uniform
@@ -12,6 +13,7 @@ from ..allocation.weights import by_influence, by_sensitivity, by_size
 from ..calibration import Batches
 from ..errors import DataError, SiteError
 from ..models import Site, read
+from ..operators import Dense, Operator
 from ..registry import Recipe
 from ..rewrites import Menu, Size, Unit
 from .budget import budget_bytes
@@ -100,6 +102,11 @@ def only_sizes(recipe: Recipe, units: Sequence[Unit]) -> list[Size] | None:
     if any(len(menu.sizes) > 1 and menu.sizes != [0, None] for menu in menus):
         return None
     return [menu.sizes[0] for menu in menus]
+
+
+def shape_only(site: Site, op: Operator) -> Dense:
+    """Enough of a weight to ask for sizes, before anything was gathered."""
+    return Dense(torch.empty(site.shape, dtype=op.dtype, device="meta"))
 
 
 def rounded(menu: Menu, multiple: int) -> Menu:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..engine.plan import only_sizes, shape_only
 from ..models import Site
+from ..operators import Operator
 from ..registry import METHODS, Recipe
+from ..rewrites import Unit
 from .steps import read_steps
 
 #: Bits that quantising candidates choose from.
@@ -39,6 +42,26 @@ def needs_the_whole(steps: Sequence[Any], sites: Sequence[Site]) -> bool:
     """Whether one block says little of it: a part goes from block to block, or shares between."""
     recipes = [step.recipe for step in read_steps(steps)]
     return any(recipe.cascade is not None or _shares(recipe, sites) for recipe in recipes)
+
+
+def widest(
+    steps: Sequence[Any], sites: Sequence[Site], ops: Sequence[Operator], most: int
+) -> Sequence[Any]:
+    """The same with as many bits as `most` bytes have room for, where it names one method that has
+    one number of bits for all of these weights, and does not say which."""
+    key = steps[0]
+    if len(steps) > 1 or not isinstance(key, str) or "bits" not in METHODS[key].parameters:
+        return steps
+    shapes = {site.name: shape_only(site, op) for site, op in zip(sites, ops, strict=True)}
+    for bits in sorted(BITS, reverse=True):
+        recipe: Recipe = METHODS[key].recipe({"bits": bits})
+        units = [Unit(g, [shapes[site.name] for site in g]) for g in recipe.group(list(sites))]
+        if (sizes := only_sizes(recipe, units)) is None:
+            return steps
+        counts = [recipe.family.counts(unit, size) for unit, size in zip(units, sizes, strict=True)]
+        if sum(bytes_ for count in counts for _, bytes_ in count) <= most:
+            return [{key: {"bits": bits}}]
+    return steps
 
 
 def sensed(steps: Sequence[Any]) -> list[Any] | None:

@@ -15,17 +15,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..calibration import Batches, batches
 from ..engine.budget import budget_bytes
-from ..engine.plan import Plan, only_sizes
+from ..engine.plan import Plan, only_sizes, shape_only
 from ..engine.summary import describe_sites, model_sizes, total_sizes
 from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..models import Site, choose_sites, read, require_sites, survey
-from ..operators import Dense
 from ..report import Report, versions
 from ..rewrites import Unit
 from .options import Options
@@ -101,7 +99,9 @@ def _free(
     able: list[int] = []
     for turn, (step, found) in enumerate(zip(steps, sites, strict=True)):
         recipe = step.recipe
-        units = [Unit(g, [_shape_of(model, s) for s in g]) for g in recipe.group(list(found))]
+        units = [
+            Unit(g, [shape_only(s, read(model, s)) for s in g]) for g in recipe.group(list(found))
+        ]
         if step.is_sized or (recipe.rank is None and only_sizes(recipe, units) is not None):
             continue
         (able if recipe.rank is not None else needy).append(turn)
@@ -115,11 +115,6 @@ def _free(
         )
     chosen = needy or able
     return chosen[-1] if chosen and budget else None
-
-
-def _shape_of(model: nn.Module, site: Site) -> Dense:
-    """Enough of a weight to ask for sizes before anything was gathered."""
-    return Dense(torch.empty(site.shape, dtype=read(model, site).dtype, device="meta"))
 
 
 def _sites(model: nn.Module, step: Step, options: Options) -> list[Site]:

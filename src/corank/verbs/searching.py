@@ -20,7 +20,7 @@ from ..engine.transaction import unchanged_on_error
 from ..errors import DataError
 from ..models import Site, choose_sites, read, require_sites, snapshot, survey
 from ..report import Report
-from .candidates import candidates, needs_the_whole, sensed
+from .candidates import candidates, needs_the_whole, sensed, widest
 from .mixing import Part, compose_parts, mix
 from .options import Options
 from .profiling import Profile, Tried
@@ -100,7 +100,7 @@ def search(
     yardstick = Yardstick(original, held)
     with unchanged_on_error(model, found), tempfile.TemporaryDirectory() as folder:
         told("profiling", 0.0)
-        listed = candidates(among)
+        listed = [widest(steps, found, ops, most) for steps in candidates(among)]
         profiled = [steps for steps in listed if not needs_the_whole(steps, found)]
         profile = Profile(model, found, profiled, inputs, held, common, Path(folder))
         tried = _profile(profile, profiled, keep, among is None, told)
