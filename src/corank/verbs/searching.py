@@ -70,12 +70,12 @@ def search(
     """Compress in place by the composition that is nearest to the original on tuning data.
 
     Each candidate is first done to one block at the wanted size (`Profile`); the structures that
-    do best there are tried in 8 and 4 bits too; the best have curves over sizes, from which roles
-    may get different compositions. The `finalists` best, the mixture, the best whose bits the
-    sensitivity of the model can spread, and whatever goes from block to block or shares between
-    blocks are done to the whole model and judged by the distance of its outputs to the original's
-    on the tuning data: KL divergence of logits, else relative squared error. The choice depends on
-    data and seed alone.
+    do best there are tried in 8 and 4 bits too, and what has one number of bits for all weights
+    with the most that fit; the best have curves over sizes, from which roles may get different
+    compositions. The `finalists` best, the mixture, the best whose bits the sensitivity of the
+    model can spread, and whatever goes from block to block or shares between blocks are done to the
+    whole model and judged by the distance of its outputs to the original's on the tuning data: KL
+    divergence of logits, else relative squared error. The choice depends on data and seed alone.
 
     tuning: data like `data` and apart from it; default: every eighth batch of `data`, which is
         then held out from calibration. among: keys of methods, or compositions; default: every
