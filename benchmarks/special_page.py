@@ -48,12 +48,14 @@ per token, on documents held out from fine-tuning. `ere(bits=None)` is a plain l
 A LLaMA of half the reference model's width, so of a quarter of its bytes, trained on sources of the
 standard library for 300 steps of 8 windows of 128 tokens: from evenly spaced numbers of the
 reference model, which learned these sources for longer, or from random ones, at two rates.
-{quality} is per token, on packages held out from the training of both.""",
+{quality} is per token, on packages held out from the training of both. Trained in float32, stored
+in bfloat16.""",
     "routed": """\
 The reference model, every feed-forward network in four experts of which a token uses two: nothing
 is smaller, less is multiplied. With rate=0 the router has learned nothing and always chooses the
 same two. {quality} is per token, on packages held out from training; speed is tokens per second
-over the original's, one batch of 8 x 128, in interleaved rounds; healed on calibration text.""",
+over the original's, one batch of 8 x 128, in interleaved rounds. Split and, on calibration text,
+healed in float32, stored in bfloat16.""",
 }
 
 

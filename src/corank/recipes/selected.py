@@ -35,10 +35,10 @@ def curing(select: str = "deim") -> Recipe:
     Paper(
         "On the compression of low rank matrices",
         "",
-        "doi 10.1137/030602678, section 3: the interpolative decomposition, by QR with column "
-        "pivoting",
+        "doi 10.1137/030602678: the interpolative decomposition, with the columns and coefficients "
+        "of SciPy's interp_decomp without sampling; the paper itself was not read",
         "of the outputs that calibration saw, (W C^(1/2))^T with C the inputs' second moment, so "
-        "that what is kept are rows of W; the coefficients are the least squares fit",
+        "that what is kept are rows of W; found by a pivoted Cholesky factor of W C W^T",
     ),
     area="compress",
     laws=("interpolates",),

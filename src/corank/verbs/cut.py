@@ -18,7 +18,7 @@ def cut(model: nn.Module, *, keep: float | None = None, size: str | None = None)
     keep: of channels, which "uniql" stores sorted: the fraction that stays of each module's, in
         (0, 1], rounded down to what all heads can keep alike, and at least that.
     size: of terms, which "bitstack" stores: of the whole model in bytes, "40MB", met from below.
-        `corank.load` takes a size too, and does not read what it drops.
+        `corank.load` takes either too, and of terms does not read what it drops.
 
     One folder so serves every smaller size: what is left is what compressing the original to that
     size would have made, where no weight then stays dense. Other weights stay as they are.
