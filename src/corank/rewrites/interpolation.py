@@ -38,7 +38,7 @@ def _menu(measure: Measure, unit: Unit) -> Menu:
     paying = [rank for rank in ranks if costs[rank] < unit.bytes]
 
     def errors() -> list[float]:
-        lost = interpolation_errors(_outputs(measure, unit)).tolist()
+        lost = interpolation_errors(*_outputs(measure, unit)).tolist()
         return [*(lost[rank] for rank in paying), 0.0]
 
     return Menu([*paying, None], [*(costs[rank] for rank in paying), unit.bytes], errors)
@@ -47,7 +47,8 @@ def _menu(measure: Measure, unit: Unit) -> Menu:
 def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:
     (site,), (op,) = unit.sites, unit.ops
     require_rank(rank, site)
-    rows, t = interpolative(_outputs(measure, unit), rank)
+    outputs, weighed = _outputs(measure, unit)
+    rows, t = interpolative(outputs, rank, weighed)
     order = torch.cat([rows, complement(rows, site.shape[0])])
     made = torch.arange(rank, dtype=torch.int32, device=op.device)
     return [
@@ -59,11 +60,11 @@ def _build(measure: Measure, unit: Unit, rank: int) -> list[Operator]:
     ]
 
 
-def _outputs(measure: Measure, unit: Unit) -> Tensor:
-    """The second moment W C W^T of the outputs, (out, out)."""
+def _outputs(measure: Measure, unit: Unit) -> tuple[Tensor, Tensor]:
+    """W^T and C W^T, (in, out): an output is a column."""
     (site,), (op,) = unit.sites, unit.ops
-    weight = wide(op).double()
-    return weight @ times(measure(site.stats).right, weight.mT)
+    columns = wide(op).double().mT
+    return columns, times(measure(site.stats).right, columns)
 
 
 def _counts(unit: Unit, rank: int | None) -> list[Counts]:
