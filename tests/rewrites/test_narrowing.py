@@ -282,6 +282,21 @@ def test_heads_that_do_not_divide_and_sizes_between_steps_are_refused():
         family.build(Unit([sites["v"], sites["o"]], [ops["v"], ops["o"]]), 3)
 
 
+@pytest.mark.parametrize("key", ["modegpt", "uniql"])
+def test_a_channel_that_is_huge_on_rare_tokens_stays(key):
+    """Others may tell it, but made of them it would be noise on all other tokens."""
+    inner = draws(2000, WIDTH)
+    inner[:20] = 30 * draws(1, WIDTH, seed=1).sign()
+    inner[:20, 0], inner[20:, 0] = 100.0, 0.01 * inner[20:, 0]
+    down = draws(OUTPUTS, WIDTH, seed=2)
+    lone = Unit([site("mlp.down_proj", "down", OUTPUTS, WIDTH, gram=moment(inner))], [Dense(down)])
+    (op,) = METHODS[key].recipe({}).family.build(lone, WIDTH // 2)
+    ordinary = inner[20:]
+    lost = (ordinary @ (down - op.dense()).mT).square().sum()
+    assert lost < 0.7 * (ordinary @ down.mT).square().sum()
+    assert op.dense()[:, 0].any()
+
+
 def test_a_leverage_needs_a_ridge_and_a_share_is_a_share():
     for key in ("modegpt", "uniql"):
         with pytest.raises(ValueError, match="ridge above 0"):

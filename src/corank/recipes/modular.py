@@ -26,20 +26,22 @@ from ..rewrites import (
         "2408.09632",
         "Nystrom for gate, up and down, CR for q and k, SVD for v and o, and the entropic "
         "allocation, as noted from the paper and read in a port; the body was not read",
-        "the ridge of the leverage scores is relative to the moment's mean eigenvalue, and the "
-        "refitted down has one of 1e-6; moments of q and k are those before they are turned, "
-        "averaged within a rotary pair; biases of q and k stay whole, that of v goes into o's; "
-        "heads of queries that share values are fitted together; weights outside the modules, and "
-        "those whose partners are not targeted, lose inputs or outputs of their own; fused q, k, v "
-        "and normalised q and k stay whole",
+        "the ridge of the leverage scores, an input of the paper's algorithm of which no value was "
+        "found, is the moment's mean eigenvalue: a small one drops channels that are huge on rare "
+        "tokens, since others tell them; the refitted down has one of 1e-6; moments of q and k are "
+        "those before they are turned, averaged within a rotary pair; biases of q and k stay "
+        "whole, that of v goes into o's; heads of queries that share values are fitted together; "
+        "weights outside the modules, and those whose partners are not targeted, lose inputs or "
+        "outputs of their own; fused q, k, v and normalised q and k stay whole",
     ),
     area="compress",
     laws=("narrows",),
 )
-def modegpt(ridge: float = 1e-4) -> Recipe:
+def modegpt(ridge: float = 1.0) -> Recipe:
     """Fewer channels in the MLP and fewer dimensions in each head, by what the modules give out.
 
-    ridge: of the leverage scores by which channels of the MLP are kept, above 0.
+    ridge: of the leverage scores by which channels of the MLP are kept, above 0, over the mean
+        eigenvalue of their moment. A small one drops channels that are huge on rare tokens.
     """
     return Recipe(_cut(ridge, refit=True, of_outputs=True), modules, allocate="block_influence")
 
@@ -53,7 +55,8 @@ def modegpt(ridge: float = 1e-4) -> Recipe:
         "values with their size in v; of Mamba-2's mixers the dimensions of the state by the norms "
         "of C and of dt B, the channels of the heads by leverage scores of the chunks' states; "
         "rates by softmax of the blocks' influence, at most 0.85 removed",
-        "the masked training and the quantiser are left out; as in modegpt the ridge is relative, "
+        "the masked training and the quantiser are left out; as in modegpt the ridge is the mean "
+        "eigenvalue, in the code 1e-4 of a moment that is not divided by its tokens, "
         "the moments of q and k those before they are turned, and weights without a partner lose "
         "inputs or outputs of their own; without sharing of values too the directions are the "
         "values', not the outputs'. Mixers: B is weighed by dt as the recurrence uses it, in the "
@@ -65,10 +68,11 @@ def modegpt(ridge: float = 1e-4) -> Recipe:
     area="compress",
     laws=("narrows",),
 )
-def uniql(ridge: float = 1e-4) -> Recipe:
+def uniql(ridge: float = 1.0) -> Recipe:
     """Channels and dimensions sorted by importance, of which the first ones stay.
 
-    ridge: of the leverage scores by which channels of the MLP and of mixers are sorted, above 0.
+    ridge: of the leverage scores by which channels of the MLP and of mixers are sorted, above 0,
+        over the mean eigenvalue of their moment.
     """
     inside = _cut(ridge, refit=False, of_outputs=False)
     mixers = shorter_states(second_moment(), ridge, inside)
