@@ -10,12 +10,12 @@ import corank
 from corank.allocation import ALLOCATORS
 from corank.calibration.outputs import outputs
 from corank.healing.losses import channel_loss
-from corank.models import find_sites, read
+from corank.models import find_sites, read, read_bias
 from corank.operators import Dense, LowRank, Product
 from corank.registry import METHODS
 
 from ..models.families import FAMILIES, make
-from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors
+from .models import tiny_bert, tiny_llama, tiny_mlp, tokens, vectors, whole
 
 #: Those that rewrite any one weight, or two; the others need experts, heads or layers that share.
 SOME = {"setting", "encodes", "shares_layers", "shared_bases", "merges", "shares_heads"}
@@ -51,19 +51,40 @@ def _bytes(tensor):
 def test_every_method_meets_its_budget_on_a_whole_model(key, build):
     model = build()
     before = sum(_bytes(t) for t in (*model.parameters(), *model.buffers()))
+    bare = {s.name for s in find_sites(model) if not s.bias}
     report = corank.compress(model, key, keep=0.6, data=tokens(), **quick(key))
     totals = report.totals
     assert totals["bytes_after"] <= 0.6 * totals["bytes_before"]
     sites = find_sites(model)
     operators = [read(model, s) for s in sites]
     leaves = {id(t): t for op in operators for t in (*op.parameters(), *op.buffers())}
-    assert sum(map(_bytes, leaves.values())) == totals["bytes_after"]
+    biases = [b for s in sites if s.name in bare and (b := read_bias(model, s)) is not None]
+    assert sum(map(_bytes, [*leaves.values(), *biases])) == totals["bytes_after"]
     saved = totals["bytes_before"] - totals["bytes_after"]
-    added = totals["model_bytes_after"] - (before - saved)
-    biases = sum(4 * r.shape[0] for r in report.sites)
-    assert 0 <= added <= biases  # nothing but biases where there were none
+    assert totals["model_bytes_after"] == before - saved == whole(model)
     assert all(torch.isfinite(y).all() for y in outputs(model, tokens(1)))
     assert any(type(read(model, s)) is not Dense for s in sites)
+
+
+@pytest.mark.parametrize("key", ["afm", "lord", "rom"])
+def test_new_biases_are_within_the_size(key):
+    model = tiny_llama()
+    report = corank.compress(model, key, size="40KB", data=tokens())
+    assert any(read_bias(model, site) is not None for site in find_sites(model))
+    assert 37_000 < whole(model) == report.totals["model_bytes_after"] <= 40_000
+    planned = corank.compress(tiny_llama(), key, size="40KB", data=tokens(), dry_run=True)
+    made = corank.compress(tiny_llama(), key, size="40KB", data=tokens(), allocate="uniform")
+    assert planned.totals["model_bytes_after"] == made.totals["model_bytes_after"]
+
+
+def test_what_stays_whole_is_given_no_bias():
+    model = tiny_llama()
+    wanted = copy.deepcopy(model)
+    report = corank.compress(model, "afm", keep=1.0, data=tokens(), cascade="original")
+    assert report.totals["bytes_after"] == report.totals["bytes_before"]
+    assert all(read_bias(model, site) is None for site in find_sites(model))
+    for now, then in zip(outputs(model, tokens(1)), outputs(wanted, tokens(1)), strict=True):
+        torch.testing.assert_close(now, then, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("key", LOSSLESS)

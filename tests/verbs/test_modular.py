@@ -15,7 +15,7 @@ from corank.operators import Dense, Product, Select
 from corank.registry import METHODS
 from corank.rewrites import Unit, layout_of
 
-from .models import tiny_bert, tiny_llama, tokens
+from .models import tiny_bert, tiny_llama, tokens, whole
 
 KEYS = ["modegpt", "uniql", "lorap"]
 
@@ -98,6 +98,16 @@ def test_the_budget_is_met_and_keeping_all_changes_nothing(build, key):
     report = corank.compress(model, key, keep=0.7, data=data, allocate="uniform")
     assert 0.55 < report.totals["bytes_after"] / report.totals["bytes_before"] <= 0.7
     assert lost(model, original, data) < 1.5
+
+
+@pytest.mark.parametrize("key", ["modegpt", "uniql"])
+def test_the_bias_that_o_is_given_for_that_of_v_is_within_the_size(key):
+    model = shaken(tiny_qwen2())
+    plain = sum(name.endswith("bias") for name, _ in model.named_parameters())
+    limit = int(0.8 * whole(model))
+    report = corank.compress(model, key, size=f"{limit / 1000}KB", data=tokens(4))
+    assert sum(name.endswith("bias") for name, _ in model.named_parameters()) > plain
+    assert 0.9 * limit < whole(model) == report.totals["model_bytes_after"] <= limit
 
 
 @pytest.mark.parametrize("key", KEYS)

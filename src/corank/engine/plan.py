@@ -15,7 +15,7 @@ from ..errors import DataError, SiteError
 from ..models import Site, read
 from ..operators import Dense, Operator
 from ..registry import Recipe
-from ..rewrites import Menu, Size, Unit
+from ..rewrites import Family, Menu, Size, Unit
 from .budget import budget_bytes
 
 
@@ -79,7 +79,7 @@ def make_plan(
         ranks = [_rank(unit, rank) for unit in units]
         return Plan(every, [*ranks, *stay])
     pick = find_allocator(recipe.allocate)
-    candidates = [Candidate(u, rounded(recipe.family.menu(u), round_to)) for u in units]
+    candidates = [Candidate(u, rounded(_menu(recipe.family, u), round_to)) for u in units]
     candidates += [Candidate(u, Menu([None], [u.bytes], lambda: [0.0])) for u in fixed]
     ops = [op for unit in every for op in unit.ops]
     budget = min(budget_bytes(model, ops, keep=keep, size=size), sum(c.bytes for c in candidates))
@@ -120,6 +120,13 @@ def rounded(menu: Menu, multiple: int) -> Menu:
     return menu.at([
         i for i, size in enumerate(menu.sizes) if not isinstance(size, int) or size % multiple == 0
     ])  # fmt: skip
+
+
+def _menu(family: Family, unit: Unit) -> Menu:
+    """The unit's menu, with what new biases cost."""
+    menu = family.menu(unit)
+    added = sum(bytes_ for _, bytes_ in family.new_biases(unit))
+    return menu.dearer(added) if added else menu
 
 
 def _most(unit: Unit) -> int:

@@ -116,7 +116,10 @@ def _build(
     model: nn.Module, unit: Unit, size: Size, family: Family
 ) -> list[tuple[Operator, Fitted]]:
     trains = [any(p.requires_grad for p in op.parameters()) for op in unit.ops]
-    aimed = aim(model, unit, [family.of(site).measure.centred for site in unit.sites])
+    centred = [  # what is left whole is given no bias
+        family.of(site).measure.centred and (size is not None or site.bias) for site in unit.sites
+    ]
+    aimed = aim(model, unit, centred)
     if size is None and aimed is unit:
         return []
     new = list(aimed.ops) if size is None else family.build(aimed, size)
@@ -130,7 +133,7 @@ def _build(
         weight = site.pool.get("originals", {}).get(site.name, old).dense().detach().float()
         metric, change = measure(site.stats), weight - op.dense().detach().float()
         error = float(metric.loss(change) / metric.loss(weight).clamp_min(1e-30))
-        bias = _bias(model, site, op, change).to(was.dtype) if measure.centred else None
+        bias = _bias(model, site, op, change).to(was.dtype) if centred[i] else None
         if joint is not None:
             bias, error = joint[0][i], joint[1]
         if not math.isfinite(error):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..models import Site, read
+from ..models import Site, read, read_bias
 from ..operators import LowRank, Operator
 from ..operators.counting import count_each
 from ..report import SiteRow
@@ -20,7 +20,10 @@ def describe_plan(plan: Plan, family: Family) -> list[SiteRow]:
     rows = []
     for unit, size in zip(plan.units, plan.sizes, strict=True):
         counts = [(op.numel(), op.bytes()) for op in unit.ops]
-        counted = counts if size is None else family.counts(unit, size)
+        counted = counts
+        if size is not None:
+            pairs = zip(family.counts(unit, size), family.new_biases(unit), strict=True)
+            counted = [(n + more, b + extra) for (n, b), (more, extra) in pairs]
         for site, op, before, after in zip(unit.sites, unit.ops, counts, counted, strict=True):
             kind = type(op).__name__ if size is None else "planned"
             rank = size if isinstance(size, int) else None
@@ -31,7 +34,7 @@ def describe_plan(plan: Plan, family: Family) -> list[SiteRow]:
 def describe_sites(
     model: nn.Module, plan: Plan, errors: Mapping[str, float] | None = None
 ) -> list[SiteRow]:
-    """What each site has become, counted on the operators that are there.
+    """What each site has become, counted on the operators and the new biases that are there.
 
     errors: of the sites that were rewritten, 0 of all others; None where none is known.
     """
@@ -42,6 +45,8 @@ def describe_sites(
         plan.sites, old, new, count_each(old), count_each(new), strict=True
     ):
         rank = max((m.rank for m in op.modules() if isinstance(m, LowRank)), default=None)
+        if not site.bias and (bias := read_bias(model, site)) is not None:
+            after = (after[0] + bias.numel(), after[1] + bias.nbytes)
         row = _row(site, was, before, type(op).__name__, after, rank)
         row.error = None if errors is None else errors.get(site.name, 0.0)
         rows.append(row)

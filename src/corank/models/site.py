@@ -68,6 +68,11 @@ class Site:
         return self.shape[0] * self.shape[1]
 
     @property
+    def bias_numel(self) -> int:
+        """Numbers in a bias, if there is one: it is added to what the site gives out."""
+        return self.shape[1] if self.kind == "embedding" else self.shape[0]
+
+    @property
     def modes(self) -> tuple[int, ...]:
         """The weight's own shape: (filters, channels, *kernel) of a convolution, else (out, in)."""
         return (self.shape[0], self.shape[1] // prod(self.kernel), *self.kernel)

@@ -70,6 +70,17 @@ class Menu:
             self._spectrum and (lambda: self.spectrum),
         )
 
+    def dearer(self, by: int) -> Menu:
+        """The menu where all sizes but None cost that much more, those that still pay."""
+        costs = [
+            c if size is None else c + by for size, c in zip(self.sizes, self.costs, strict=True)
+        ]
+        whole = self.costs[-1] if self.sizes[-1] is None else costs[-1] + 1
+        kept = [i for i, c in enumerate(costs) if c < whole or self.sizes[i] is None]
+        menu = self.at(kept)
+        menu.costs = [costs[i] for i in kept]
+        return menu
+
     def largest_within(self, cost: float) -> int | None:
         """The index of the most expensive size of at most `cost`, or None if all cost more."""
         affordable = [i for i, c in enumerate(self.costs) if c <= cost]

@@ -62,7 +62,8 @@ class Family:
     each of the operators will be a product of, what they share with the first; None: not known.
     `joint(unit, ops, biases)`, where the sites' inner coordinates have changed, so that none can be
     compared with what it was by itself: the biases that go with `ops`, and the unit's error,
-    relative; None where they have not.
+    relative; None where they have not. `biased(unit)`, where a centred measure does not say so: for
+    each site whether it is given a bias.
     """
 
     menu: Callable[[Unit], Menu]
@@ -73,6 +74,7 @@ class Family:
     choose: Callable[[Site], Family] | None = None
     matrices: Callable[[Unit, Any], list[list[tuple[int, int]]]] | None = None
     joint: Callable[[Unit, list[Operator], Biases], tuple[Biases, float] | None] | None = None
+    biased: Callable[[Unit], list[bool]] | None = None
 
     def at(self, size: Size) -> Rewrite:
         """The member of that size, as a rewrite of single operators."""
@@ -81,6 +83,17 @@ class Family:
     def of(self, site: Site) -> Family:
         """The family that serves a site."""
         return self if self.choose is None else self.choose(site)
+
+    def new_biases(self, unit: Unit) -> list[Counts]:
+        """Numbers and bytes of the biases that the unit's sites are given and did not have."""
+        own = self.of(unit.sites[0]).biased
+        given = own(unit) if own else [self.of(site).measure.centred for site in unit.sites]
+        return [
+            (site.bias_numel, site.bias_numel * op.dtype.itemsize)
+            if gains and not site.bias
+            else (0, 0)
+            for site, op, gains in zip(unit.sites, unit.ops, given, strict=True)
+        ]
 
     def jointly(
         self, unit: Unit, ops: list[Operator], biases: Biases

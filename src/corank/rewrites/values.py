@@ -35,6 +35,7 @@ def shared_values(measure: Measure, alone: Family, of_outputs: bool = True) -> F
         measure=measure,
         needs=measure.needs | alone.needs,
         joint=partial(_joint, measure),
+        biased=_biased,
     )
 
 
@@ -144,6 +145,11 @@ def _joint(
         lost += float((_read(minus) * (both @ times(right, both.mT))).sum())
         total += float((_read(readers) * (values @ times(right, values.mT))).sum())
     return _moved(unit, layout, biases), max(lost, 0.0) / max(total, 1e-30)
+
+
+def _biased(unit: Unit) -> list[bool]:
+    """o is given a bias where v has one."""
+    return [False] * len(unit.sites) if _layout(unit) is None else [False, unit.sites[0].bias]
 
 
 def _moved(unit: Unit, layout: Layout, biases: Biases) -> Biases:
