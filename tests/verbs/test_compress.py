@@ -69,9 +69,9 @@ def test_every_method_meets_its_budget_on_a_whole_model(key, build):
 @pytest.mark.parametrize("key", ["afm", "lord", "rom"])
 def test_new_biases_are_within_the_size(key):
     model = tiny_llama()
-    report = corank.compress(model, key, size="40KB", data=tokens())
+    report = corank.compress(model, key, size="40KB", data=tokens(), allocate="knapsack")
     assert any(read_bias(model, site) is not None for site in find_sites(model))
-    assert 37_000 < whole(model) == report.totals["model_bytes_after"] <= 40_000
+    assert 39_000 < whole(model) == report.totals["model_bytes_after"] <= 40_000
     planned = corank.compress(tiny_llama(), key, size="40KB", data=tokens(), dry_run=True)
     made = corank.compress(tiny_llama(), key, size="40KB", data=tokens(), allocate="uniform")
     assert planned.totals["model_bytes_after"] == made.totals["model_bytes_after"]
