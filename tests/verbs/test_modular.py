@@ -102,14 +102,15 @@ def test_the_budget_is_met_and_keeping_all_changes_nothing(build, key):
 
 @pytest.mark.parametrize("key", ["modegpt", "uniql"])
 def test_the_bias_that_o_is_given_for_that_of_v_is_within_the_size(key):
-    model = shaken(tiny_qwen2())
-    plain, limit = whole(model), whole(model) - 4000
-    report = corank.compress(
-        model, key, size=f"{limit / 1000}KB", data=tokens(4), targets=["v_proj", "o_proj"],
-        allocate="knapsack",
-    )  # fmt: skip
-    assert any(layer.self_attn.o_proj.bias is not None for layer in model.model.layers)
-    assert plain - 4600 < whole(model) == report.totals["model_bytes_after"] <= limit
+    for less in range(3000, 5000, 200):
+        model = shaken(tiny_qwen2())
+        limit = whole(model) - less
+        report = corank.compress(
+            model, key, size=f"{limit / 1000}KB", data=tokens(4), targets=["v_proj", "o_proj"],
+            allocate="knapsack",
+        )  # fmt: skip
+        assert any(layer.self_attn.o_proj.bias is not None for layer in model.model.layers)
+        assert limit - 1000 < whole(model) == report.totals["model_bytes_after"] <= limit
 
 
 @pytest.mark.parametrize("key", KEYS)
