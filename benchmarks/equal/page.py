@@ -26,7 +26,7 @@ INTRODUCTION = """\
 Methods of the areas compress and quantize that a budget can size, structures whose factors are
 stored in codes, and `method="auto"`, at {shares} of the bytes that the
 targeted weights store in bfloat16, as far as they are tried, which each model says: scales,
-indices and masks count. What trains by itself stands under "After healing"; what is for other
+indices, masks and new biases count. What trains by itself stands under "After healing"; what is for other
 models or for deltas, on [the board of special models](board-special.md). Models, texts and measures
 are those of [the other board](board-compress.md); weights are compressed in bfloat16 and evaluated
 in float32. Where bits stand in brackets, each site has its own. Nothing is trained but where
