@@ -152,15 +152,6 @@ def test_healed_rows_stand_beside_what_they_were_and_seeds_beside_each_other():
     assert all(r.seed for r in list_seeds())
 
 
-def test_where_auto_did_not_try_signround_is_said():
-    new = row(AUTO, 0.25, 0.9, tried=[{"steps": "signround(bits=3)"}], method="auto: gptq")
-    old = row(AUTO, 0.4, 0.9, tried=[{"steps": "gptq"}], method="auto: gptq")
-    text, _ = page.render({"MiniLM": [new, old]})
-    assert "`auto` was run without SignRound: MiniLM at 40%." in text
-    text, _ = page.render({"MiniLM": [new]})
-    assert "without SignRound" not in text
-
-
 def test_what_is_not_tried_is_named():
     listed = [Row(("svd",), 0.25), Row(("svd",), 0.4), Row(("gptq",), 0.4), Row(("pela",), 0.4)]
     tried = [{"key": row.key} for row in listed[1:3]]
