@@ -28,9 +28,10 @@ stored in codes, and `method="auto"`, at {shares} of the bytes that the
 targeted weights store in bfloat16, as far as they are tried, which each model says: scales,
 indices, masks and new biases count. What trains by itself stands under "After healing"; what is for
 other models or for deltas, on [the board of special models](board-special.md). Models, texts and
-measures are those of [the other board](board-compress.md); weights are compressed in bfloat16 and evaluated
-in float32. Where bits stand in brackets, each site has its own. Nothing is trained but where
-healing is said. `auto` chooses on tuning text, which is neither calibrated on nor evaluated, among
+measures are those of [the other board](board-compress.md); weights are compressed in bfloat16 and
+evaluated in float32. Where bits stand in brackets, each site has its own. Nothing is trained but
+where healing is said. `auto` chooses on tuning text, which is neither calibrated on nor evaluated,
+among
 {among}.
 `python -m benchmarks.equal_bytes` measures, `python -m benchmarks.pages` writes this page.
 
@@ -90,6 +91,13 @@ def render(
     parts += render_memory(peaks or {})
     versions = ", ".join(f"{k} {v}" for k, v in sorted(tables.get("environment", {}).items()))
     return "\n\n".join([*parts, "## Versions", versions]) + "\n", plots
+
+
+SPEED = """\
+A random LLaMA of {numel:.1f} M parameters and width 1024, bfloat16, on the CPU (`python -m
+benchmarks.decode`). Speeds are over the dense model's: prefill of {prompt} tokens, and {new} tokens
+decoded with a cache, medians of interleaved rounds. Where a figure is below 1 the form is slower
+than the dense layer on this machine: it saves bytes, not time."""
 
 
 def render_speed(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
