@@ -17,7 +17,7 @@ def interpolative(a: Tensor, rank: int, weighed: Tensor | None = None) -> tuple[
     and squares are in the metric C, symmetric and positive semidefinite, of `weighed` = C a, or as
     they are. Computed in float64.
 
-    Raises ValueError for a rank outside 1..min(m, n) or entries that are not finite.
+    Raises ValueError for a rank outside 1..min(m, n) or entries of a that are not finite.
     """
     check_matrix(a, "a")
     check_rank(rank, (a.shape[0], a.shape[1]))
